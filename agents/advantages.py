@@ -1,0 +1,52 @@
+"""Generalized advantage estimation over texts of unequal length (Schulman et al. 2016, arXiv 1506.02438).
+
+    δ_t = r_t + γ V_{t+1} − V_t,   A_t = δ_t + γ λ A_{t+1},   V_{T+1} = A_{T+1} = 0
+
+A text ends with its last token, by EOS or by its budget: nothing is bootstrapped beyond it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["gae", "whiten"]
+
+
+def gae(
+    rewards: Tensor, values: Tensor, lengths: Sequence[int], *, gamma: float = 1.0, gae_lambda: float = 0.95
+) -> tuple[Tensor, Tensor]:
+    """Advantages and returns of each token.
+
+    >>> advantages, returns = gae(torch.tensor([0.0, 1.0, 2.0]), torch.zeros(3), [2, 1], gae_lambda=1.0)
+    >>> advantages.tolist(), returns.tolist()
+    ([1.0, 1.0, 2.0], [1.0, 1.0, 2.0])
+
+    Args:
+        rewards, values: (N,), texts one after the other.
+        lengths: the number of tokens of each text, summing to N.
+
+    Returns:
+        advantages (N,), and returns (N,) = advantages + values.
+    """
+    reward, value = _pad(rewards, lengths), _pad(values, lengths)  # (B, T); beyond a text's end all is zero
+    advantage = torch.zeros_like(reward)
+    following = next_value = torch.zeros_like(reward[:, 0])
+    for t in reversed(range(reward.shape[1])):
+        delta = reward[:, t] + gamma * next_value - value[:, t]
+        advantage[:, t] = following = delta + gamma * gae_lambda * following
+        next_value = value[:, t]
+    flat = torch.cat([row[:n] for row, n in zip(advantage, lengths, strict=True)])
+    return flat, flat + values
+
+
+def whiten(x: Tensor) -> Tensor:
+    """(x − mean) / (standard deviation + 1e-8), over all tokens of the batch; (N,). One token alone stays as it is."""
+    # 1e-8 as in Stable-Baselines3: equal advantages become zeros, not NaN
+    return (x - x.mean()) / (x.std() + 1e-8) if len(x) > 1 else x
+
+
+def _pad(flat: Tensor, lengths: Sequence[int]) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(list(flat.split(list(lengths))), batch_first=True)

@@ -1,0 +1,194 @@
+"""Behaviour cloning: negative log-likelihood of given texts. The baseline, and the warm start of the other agents.
+
+    L = −mean_t log π(y_t | x, y_<t)
+
+Over plain texts x is empty (or BOS) and y the text; over prompts with references y is a reference. EOS closes every y,
+so that stopping is learned.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.utils import configure_logger
+from torch import Tensor
+
+from textenv.agents.policy import LMPolicy
+from textenv.agents.running import prepare_callback
+from textenv.episode import Prompt
+from textenv.generation import ActionRule
+from textenv.models import quiet_files
+from textenv.saving import atomic_directory
+from textenv.training import fit
+
+__all__ = ["BehaviourCloning"]
+
+Example = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+class BehaviourCloning:
+    """Fits a causal language model to texts.
+
+    Args:
+        policy: an `LMPolicy` or what one is made from.
+        data: plain texts; `Prompt`s, whose references are the targets (a prompt without one is learned as a text); or a
+            text environment, for its prompts.
+        learning_rate: its peak; it rises over the first 5 % and falls along a cosine.
+        batch_size: texts an optimizer step.
+        max_tokens: longer examples lose their right end. Default: the model's positions.
+        seed: of the order.
+
+    Raises:
+        ValueError: no data, or a policy without a tokenizer.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        data: Sequence[str | Prompt] | gym.Env[Any, Any],
+        *,
+        learning_rate: float = 1e-4,
+        batch_size: int = 16,
+        weight_decay: float = 0.01,
+        max_grad_norm: float = 1.0,
+        max_tokens: int | None = None,
+        tensorboard_log: str | None = None,
+        seed: int = 0,
+        device: str | torch.device = "auto",
+        verbose: int = 0,
+    ) -> None:
+        self.policy = policy if isinstance(policy, LMPolicy) else LMPolicy(policy, device=device)
+        if self.policy.tokenizer is None:
+            raise ValueError("the policy has no tokenizer to read texts with: LMPolicy(model, tokenizer)")
+        self.env = data if isinstance(data, gym.Env) else None
+        texts = data.get_wrapper_attr("task").prompts if isinstance(data, gym.Env) else data
+        limit = int(max_tokens or getattr(self.policy.model.config, "max_position_embeddings", None) or 1024)
+        self.examples = [example for text in texts for example in self._encode(text, limit)]
+        if not self.examples:
+            raise ValueError("behaviour cloning needs at least one text of two tokens")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.learning_rate, self.batch_size = learning_rate, batch_size
+        self.weight_decay, self.max_grad_norm = weight_decay, max_grad_norm
+        self.rule = ActionRule(len(self.policy.tokenizer), int(self.policy.tokenizer.eos_token_id), limit)
+        self.tensorboard_log, self.verbose = tensorboard_log, verbose
+        self.generator = torch.Generator().manual_seed(seed)
+        self.num_timesteps = 0
+        self._logger: Logger | None = None
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 10,
+        tb_log_name: str = "BehaviourCloning",
+        progress_bar: bool = False,
+    ) -> BehaviourCloning:
+        """Train on about `total_timesteps` target tokens. `callback.on_step` is called once an optimizer step."""
+        if total_timesteps < 1:
+            raise ValueError(f"total_timesteps must be at least 1, got {total_timesteps}")
+        self._logger = configure_logger(self.verbose, self.tensorboard_log, tb_log_name, True)
+        calls, bar = prepare_callback(self, callback, progress_bar)
+        mean = sum(len(target) for _, target in self.examples) / len(self.examples)
+        steps = math.ceil(total_timesteps / (mean * self.batch_size))
+        going = True
+        calls.on_training_start(locals(), globals())
+
+        def on_step(step: int, loss: float) -> None:
+            nonlocal going
+            going = calls.on_step()
+            self.logger.record("train/loss", loss)
+            if step % log_interval == 0:
+                self.logger.record("time/total_timesteps", self.num_timesteps)
+                self.logger.dump(self.num_timesteps)
+
+        def batches() -> Iterator[list[Example]]:
+            for batch in self._batches():
+                if not going:
+                    return
+                self.num_timesteps += sum(len(target) for _, target in batch)
+                yield batch
+
+        try:
+            fit(
+                self.policy,
+                batches(),
+                self._loss,
+                steps=steps,
+                learning_rate=self.learning_rate,
+                weight_decay=self.weight_decay,
+                max_grad_norm=self.max_grad_norm,
+                on_step=on_step,
+            )
+        finally:
+            if bar is not None:
+                bar.close()
+        calls.on_training_end()
+        return self
+
+    def loss(self, examples: Sequence[Example] | None = None) -> float:
+        """Mean negative log-likelihood per target token (nats), of the given examples or of all."""
+        chosen = self.examples if examples is None else examples
+        total, count = 0.0, 0
+        with torch.no_grad():
+            for at in range(0, len(chosen), self.batch_size):
+                part = chosen[at : at + self.batch_size]
+                n = sum(len(target) for _, target in part)
+                total, count = total + float(self._loss(self.policy, part)) * n, count + n
+        return total / count
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model and its tokenizer, whole or not at all; any tool, and any agent, reads the directory."""
+        with atomic_directory(path) as scratch, quiet_files():
+            self.policy.model.save_pretrained(scratch)
+            self.policy.tokenizer.save_pretrained(scratch)
+
+    @property
+    def logger(self) -> Logger:
+        """Stable-Baselines3's logger."""
+        if self._logger is None:
+            self._logger = configure_logger(self.verbose, None, "", False)
+        return self._logger
+
+    def get_env(self) -> Any:
+        """None, or the environment whose prompts are learned."""
+        return self.env
+
+    def _encode(self, text: str | Prompt, limit: int) -> Iterator[Example]:
+        tokenizer: Any = self.policy.tokenizer
+        prompt = Prompt(text) if isinstance(text, str) else text
+        ids = list(tokenizer(prompt.text)["input_ids"])
+        if ids and ids[-1] == tokenizer.eos_token_id:
+            ids.pop()
+        for reference in prompt.references or (None,):
+            if reference is None:
+                first = 1 if ids and ids[0] == tokenizer.bos_token_id else 0
+                start = ids[:first] or [tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id]
+                target = [*ids[first:], tokenizer.eos_token_id]
+            else:
+                start = ids or [tokenizer.eos_token_id]
+                target = [*tokenizer(reference, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+            target = target[: limit - len(start)]
+            if len(target) > 1:
+                yield np.array(start, np.int64), np.array(target, np.int64)
+
+    def _batches(self) -> Iterator[list[Example]]:
+        """Endless passes over the examples, each in a new order."""
+        while True:
+            order = torch.randperm(len(self.examples), generator=self.generator).tolist()
+            for at in range(0, len(order), self.batch_size):
+                yield [self.examples[i] for i in order[at : at + self.batch_size]]
+
+    def _loss(self, policy: Any, batch: Sequence[Example]) -> Tensor:
+        out = policy.evaluate([start for start, _ in batch], [target for _, target in batch], self.rule)
+        loss: Tensor = -out.log_probs.mean()
+        return loss

@@ -1,0 +1,115 @@
+"""An agent on disk: a directory that any tool reads, without pickle.
+
+    config.json, model.safetensors, tokenizer files   the policy, as `save_pretrained` writes it
+    value_head.safetensors                            the value head
+    optimizer.safetensors                             the optimizer's tensors
+    reference/                                        the reference, where it has no name to load it by again
+    agent.json                                        class, version, settings, counters, generators
+
+Nothing in it is run when it is loaded. It is written beside its place and renamed, so that a failure leaves the last
+checkpoint whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import textenv
+from textenv.agents.policy import LMPolicy
+from textenv.models import load_causal_lm, quiet_files
+from textenv.saving import atomic_directory
+
+__all__ = ["load_agent_file", "load_optimizer", "load_policy", "load_reference", "save_agent"]
+
+AGENT_FILE = "agent.json"
+
+
+def save_agent(
+    path: str | os.PathLike[str],
+    *,
+    kind: str,
+    policy: LMPolicy,
+    reference: LMPolicy | None,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    state: dict[str, Any],
+) -> None:
+    """Write an agent.
+
+    Args:
+        path: the directory; what stands there is replaced, at once.
+        kind: the class of the agent.
+        state: settings and counters, JSON values.
+    """
+    content = json.dumps({"agent": kind, "version": textenv.__version__, "temperature": policy.temperature, **state}, indent=2)
+    with atomic_directory(path) as scratch, quiet_files():
+        policy.model.save_pretrained(scratch)
+        if policy.tokenizer is not None:
+            policy.tokenizer.save_pretrained(scratch)
+        save_file({k: v.contiguous() for k, v in policy.value_head.state_dict().items()}, scratch / "value_head.safetensors")
+        tensors = {f"{i}.{name}": value.contiguous() for i, name, value in _tensors(optimizer)}
+        save_file({**tensors, "generator": generator.get_state()}, scratch / "optimizer.safetensors")
+        if reference is not None and reference.source is None:
+            reference.model.save_pretrained(scratch / "reference")
+        (scratch / AGENT_FILE).write_text(content, encoding="utf-8")
+
+
+def load_agent_file(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
+    """Settings and counters of a saved agent.
+
+    Raises:
+        FileNotFoundError: no agent there.
+        ValueError: an agent of another class, or a file that is no JSON.
+    """
+    file = Path(path) / AGENT_FILE
+    if not file.is_file():
+        raise FileNotFoundError(f"{path} holds no saved agent (no {AGENT_FILE}); {kind}.save(path) writes one")
+    try:
+        state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        found = state["agent"]
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is not what {kind}.save wrote: {error}") from error
+    if found != kind:
+        raise ValueError(f"{path} holds a {found}, not a {kind}; load it with {found}.load")
+    return state
+
+
+def load_policy(path: str | os.PathLike[str], **arguments: Any) -> LMPolicy:
+    """The policy of a saved agent, with its value head. Arguments as for `LMPolicy`."""
+    directory = Path(path)
+    tokenizer = directory if any(directory.glob("tokenizer*")) else None
+    policy = LMPolicy(load_causal_lm(directory, device=arguments.get("device", "auto")), tokenizer, **arguments)
+    policy.value_head.load_state_dict(load_file(directory / "value_head.safetensors", device=str(policy.device)))
+    return policy
+
+
+def load_reference(path: str | os.PathLike[str], name: str | None, policy: LMPolicy, **arguments: Any) -> LMPolicy:
+    """The frozen reference of a saved agent: by its name, or from the directory. Arguments as for `LMPolicy`."""
+    model = load_causal_lm(Path(path) / "reference" if name is None else name, device=policy.device)
+    reference = LMPolicy(model, policy.tokenizer, **arguments)
+    reference.source = name
+    return reference.requires_grad_(False).eval()
+
+
+def load_optimizer(path: str | os.PathLike[str], optimizer: torch.optim.Optimizer, generator: torch.Generator) -> None:
+    """Put the saved tensors into an optimizer over the same parameters, in the same order, and the generator's state."""
+    tensors = load_file(Path(path) / "optimizer.safetensors")
+    generator.set_state(tensors.pop("generator"))
+    content = optimizer.state_dict()
+    content["state"] = {}
+    for name, value in tensors.items():
+        index, _, key = name.partition(".")
+        content["state"].setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict(content)
+
+
+def _tensors(optimizer: torch.optim.Optimizer) -> list[tuple[int, str, Tensor]]:
+    state = optimizer.state_dict()["state"]
+    return [(i, name, value) for i, entry in state.items() for name, value in entry.items()]

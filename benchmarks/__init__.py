@@ -1,0 +1,1 @@
+"""What is measured, not asserted: each module prints its numbers with `python -m benchmarks.<name>`."""

@@ -1,0 +1,48 @@
+"""Text generation as Gymnasium environments: a token is an action, a text is an episode.
+
+>>> import gymnasium as gym, textenv
+>>> env = gym.make("textenv/Detox-v0", reward="critic_span")
+"""
+
+import os
+
+__version__ = "0.1.0"
+
+_root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+if os.path.isfile(os.path.join(_root, "pyproject.toml")):  # a source checkout: wrappers/ and agents/ stand beside us
+    __path__.append(_root)
+
+from textenv.critics import CritiqueFormat, LanguageModelCritic, LexiconCritic, Section
+from textenv.env import TextEnv
+from textenv.episode import Episode, Prompt, Span
+from textenv.prompts import load_prompts
+from textenv.registration import ENVIRONMENTS, REWARDS, register_all
+from textenv.reward import RewardWrapper
+from textenv.scorers import SequenceClassifierScorer
+from textenv.task import Critic, RewardDefaults, Scorer, Task
+from textenv.tokenization import load_tokenizer
+
+register_all()
+
+__all__ = [
+    "ENVIRONMENTS",
+    "REWARDS",
+    "Critic",
+    "CritiqueFormat",
+    "Episode",
+    "LanguageModelCritic",
+    "LexiconCritic",
+    "Prompt",
+    "RewardDefaults",
+    "RewardWrapper",
+    "Scorer",
+    "Section",
+    "SequenceClassifierScorer",
+    "Span",
+    "Task",
+    "TextEnv",
+    "__version__",
+    "load_prompts",
+    "load_tokenizer",
+    "register_all",
+]

@@ -1,0 +1,37 @@
+"""The embedded world: texts by a grammar whose truth is known, and tiny models trained on them, for use without a network.
+
+    path("textenv/tiny")          the directory of a model, for any `from_pretrained`
+    prompts("detox", "train")     openings of documents
+    grammar, truth, critique      (modules) what the texts are, what is true of them, how the critics are asked
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from textenv.embedded.openings import prompts
+
+__all__ = ["MODELS", "path", "prompts"]
+
+MODELS: dict[str, str] = {
+    "textenv/tiny": "causal language model of the documents",
+    "textenv/tiny-sentiment": "classifier: negative, positive",
+    "textenv/tiny-toxicity": "classifier: civil, toxic",
+    "textenv/tiny-critic-insults": "causal language model that lists the insults of a text",
+    "textenv/tiny-critic-sentiment": "causal language model that lists what is positive and negative in a text",
+}
+"""Name → what it is."""
+
+
+def path(name: str) -> Path:
+    """The directory of an embedded model, its tokenizer included.
+
+    Raises:
+        ValueError: there is no such model (the message lists them), or its files are missing.
+    """
+    if name not in MODELS:
+        raise ValueError(f"no embedded model {name!r}; there are {', '.join(sorted(MODELS))}")
+    directory = Path(__file__).parent / "models" / name.removeprefix("textenv/")
+    if not (directory / "config.json").exists():
+        raise ValueError(f"the files of {name!r} are missing from {directory}; build them: python -m textenv.embedded.build")
+    return directory

@@ -1,0 +1,176 @@
+"""What the embedded models are trained on, as endless iterators of batches drawn from a `random.Random`.
+
+A language model reads whole documents. Scorers and critics read what they will meet in use: continuations, from any cut point
+to any cut point, of documents and of a half-trained language model with all its mistakes, and, to be sure of the words
+themselves, texts with their words shuffled. Batches hold rows of similar length.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from textenv.embedded import critique, grammar, lexicon, truth
+from textenv.embedded.engine import join_words
+
+__all__ = ["IGNORED", "Excerpts", "critic_batches", "language_batches", "scorer_batches"]
+
+IGNORED = -100
+GENRE = {"insults": "detox", "sentiment": "sentiment"}  # critique task → the genre that its spans live in
+_POOL = 24  # batches that are sorted by length together
+
+
+def _padded(rows: Sequence[Sequence[float]], fill: float, dtype: torch.dtype = torch.long) -> torch.Tensor:
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows], dtype=dtype)
+
+
+def language_batches(
+    tokenizer: PreTrainedTokenizerBase, rng: random.Random, rows: int, longest: int = 200, without_bos: float = 0.1
+) -> Iterator[torch.Tensor]:
+    """Documents as ids (B, L): bos, text, eos, then IGNORED. Some come without bos, as some callers encode them."""
+    while True:
+        texts = [grammar.sample(rng).text for _ in range(_POOL * rows)]
+        pool = [[*ids, tokenizer.eos_token_id][:longest] for ids in tokenizer(texts).input_ids]
+        pool = [row[1:] if rng.random() < without_bos else row for row in pool]
+        pool.sort(key=len)
+        batches = [pool[i : i + rows] for i in range(0, len(pool), rows)]
+        rng.shuffle(batches)
+        for batch in batches:
+            yield _padded(batch, IGNORED)
+
+
+@dataclass
+class Excerpts:
+    """Texts to judge: cuts of documents, of sampled texts, and shuffled ones.
+
+    Attributes:
+        genre: the genre that most of the documents are of.
+        samples: texts sampled from a language model on prompts of that genre.
+    """
+
+    rng: random.Random
+    genre: str
+    samples: Sequence[str]
+    sampled: float = 0.3  # share of the texts
+    shuffled: float = 0.15
+    foreign: float = 0.1  # share of the documents that are of any genre
+    dense: tuple[float, ...] = (0.0, 0.1, 0.25)  # shares of marked words put into shuffled texts
+
+    def draw(self, longest: int, shortest: int = 1) -> str:
+        """One text of `shortest` to `longest` words; its punctuation marks count as words."""
+        rng = self.rng
+        length = rng.randint(shortest, longest)
+        kind = rng.random()
+        if kind < self.sampled and self.samples:
+            words = _split(rng.choice(self.samples))
+        else:
+            words = []
+            while len(words) < length + 5:
+                genre = None if rng.random() < self.foreign else self.genre
+                words += _split(grammar.sample(rng, genre).text)
+        begin = rng.randint(0, max(0, len(words) - length))
+        words = words[begin : begin + length]
+        if kind > 1 - self.shuffled:
+            words = self._shuffled(words)
+        return join_words(words)[0]
+
+    def _shuffled(self, words: list[str]) -> list[str]:
+        """Pairs of words in any order, some replaced by words of the marked lists."""
+        rng = self.rng
+        pairs = [words[i : i + 2] for i in range(0, len(words), 2)]
+        rng.shuffle(pairs)
+        lists = _MARKED[self.genre]
+        rate = rng.choice(self.dense)
+        return [rng.choice(rng.choice(lists)) if rng.random() < rate else w for pair in pairs for w in pair]
+
+
+_MARKED: dict[str, list[list[str]]] = {
+    "detox": [lexicon.INSULT_ADJECTIVE.split(), lexicon.INSULT_NOUN.split()],
+    "sentiment": [
+        (lexicon.GOOD + " " + lexicon.GOOD_DONE + " " + lexicon.GOOD_EFFECT).split(),
+        (lexicon.BAD + " " + lexicon.BAD_DONE + " " + lexicon.BAD_EFFECT).split(),
+        (lexicon.GOOD_DO + " " + lexicon.BAD_DO).split(),
+        f"{lexicon.NEGATION} {lexicon.STRONG} {lexicon.MILD} but".split(),
+    ],
+}
+
+
+def _split(text: str) -> list[str]:
+    for mark in ".,!?":
+        text = text.replace(mark, f" {mark}")
+    return text.split()
+
+
+def _batched(rng: random.Random, rows: int, pool: list[tuple[int, list[object]]]) -> Iterator[list[list[object]]]:
+    pool.sort(key=lambda item: item[0])
+    batches = [[row for _, row in pool[i : i + rows]] for i in range(0, len(pool), rows)]
+    rng.shuffle(batches)
+    yield from batches
+
+
+def scorer_batches(
+    tokenizer: PreTrainedTokenizerBase, excerpts: Excerpts, task: str, rows: int, longest: int = 120
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Texts (B, L) and, for every token, the probability of the scored label for the text up to there (B, L); -1 is padding."""
+    while True:
+        texts = [excerpts.draw(longest) for _ in range(_POOL * rows)]
+        encoded = tokenizer(texts, return_offsets_mapping=True)
+        pool = [
+            (len(ids), [ids, prefix_targets(text, [end for _, end in offsets], task)])
+            for text, ids, offsets in zip(texts, encoded.input_ids, encoded.offset_mapping, strict=True)
+        ]
+        for batch in _batched(excerpts.rng, rows, pool):
+            yield _padded([r[0] for r in batch], tokenizer.pad_token_id), _padded([r[1] for r in batch], -1.0, torch.float)
+
+
+def prefix_targets(text: str, ends: Sequence[int], task: str) -> list[float]:
+    """For each character position: the probability that the text up to there deserves.
+
+    Toxicity is 0 or 1. Sentiment is graded, σ(1.5 · `truth.sentiment`): .5 without a word of sentiment, .82 after one plain
+    word of praise, .95 after an intensified one.
+    """
+    if task == "insults":
+        first = min([span.start for span in truth.insult_spans(text)], default=len(text) + 1)
+        return [float(end > first) for end in ends]
+    weights = [(span.end, weight) for span, weight in truth.sentiment_weights(text)]
+    return [1 / (1 + math.exp(-1.5 * sum(w for at, w in weights if at <= end))) for end in ends]
+
+
+def critic_batches(
+    tokenizer: PreTrainedTokenizerBase, excerpts: Excerpts, task: str, rows: int, steps: int, longest: int = 120
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Prompt and answer (B, L), then padding, and 1 where a token belongs to the answer (B, L).
+
+    Copying is learned on short texts with many marked words, in a tenth of the time; so for the first fifth of the `steps`
+    texts have up to 20 words and most of them are shuffled. Then they grow, up to `longest` from three fifths on. A text
+    without a span is drawn again, twice at most: "none" is learned soon enough.
+    """
+    spans = truth.insult_spans if task == "insults" else truth.sentiment_spans
+    begin, step = replace(excerpts, shuffled=0.6, dense=(0.3, 0.6, 0.9)), 0
+    while True:
+        grown = min(1.0, max(0.0, (step / steps - 0.2) / 0.4))
+        source, texts = excerpts if grown else begin, []
+        for _ in range(_POOL * rows):
+            for _ in range(3):
+                text = source.draw(20 + round((longest - 20) * grown))
+                if spans(text):
+                    break
+            texts.append(text)
+        asked = [critique.critique_prompt(text, task) for text in texts]
+        whole = [q + critique.critique_answer(text, spans(text), task) for q, text in zip(asked, texts, strict=True)]
+        pool = [
+            (len(ids), [[*ids, tokenizer.eos_token_id], len(question)])
+            for ids, question in zip(tokenizer(whole).input_ids, tokenizer(asked).input_ids, strict=True)
+        ]
+        for batch in _batched(excerpts.rng, rows, pool):
+            step += 1
+            yield (
+                _padded([ids for ids, _ in batch], tokenizer.pad_token_id),
+                _padded([[0] * n + [1] * (len(ids) - n) for ids, n in batch], 0),
+            )

@@ -1,0 +1,255 @@
+"""How good the embedded models are, on documents and prompts that none of them was trained on.
+
+    print(table(measure(Path("textenv/embedded/models"))))
+
+The bars are those of `BARS`; `python -m textenv.embedded.build` prints them beside what was reached, and tests hold the shipped
+models to them with smaller samples.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DynamicCache,
+    PreTrainedTokenizerBase,
+)
+
+from textenv.embedded import critique, grammar, material, truth
+from textenv.embedded.openings import prompts
+from textenv.embedded.sampling import continuations, left_padded
+
+__all__ = ["BARS", "Measure", "answers", "critic_quality", "language_model_quality", "measure", "scorer_quality", "table"]
+
+BUCKETS = ((1, 20), (20, 40), (40, 60), (60, 80), (80, 110))
+BARS: dict[str, tuple[str, float]] = {
+    "loss above the entropy of the grammar, nats/token": ("<=", 0.05),
+    "sentences accepted": (">=", 0.85),
+    "accuracy": (">=", 0.97),
+    "span F1, insults": (">=", 0.95),
+    "span F1, sentiment": (">=", 0.90),
+    "answers that parse": (">=", 0.98),
+    "episodes/s": (">=", 500.0),
+}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number: of which model, what it is, on what it was measured, the bar it is held to ("" for none)."""
+
+    model: str
+    what: str
+    where: str
+    value: float
+    bar: str = ""
+
+    @property
+    def reached(self) -> bool:
+        """Whether the number is on the right side of its bar."""
+        sign, limit = BARS.get(self.bar, (">=", float("-inf")))
+        return self.value <= limit if sign == "<=" else self.value >= limit
+
+
+def load(models: Path, name: str) -> tuple[Any, PreTrainedTokenizerBase]:
+    """A saved model in float32, and its tokenizer."""
+    classifier = name in ("tiny-sentiment", "tiny-toxicity")
+    auto = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
+    return auto.from_pretrained(models / name, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(models / name)
+
+
+# ---------------------------------------------------------------------- language model
+
+
+def language_model_quality(
+    model: Any, tokenizer: PreTrainedTokenizerBase, seed: int = 0, documents: int = 1000
+) -> list[Measure]:
+    """The loss against the grammar's entropy, and what the samples are like."""
+    rng = random.Random(f"held out documents {seed}")
+    held = [grammar.sample(rng) for _ in range(documents)]
+    rows = [[*ids, tokenizer.eos_token_id] for ids in tokenizer([d.text for d in held]).input_ids]
+    tokens = sum(len(row) - 1 for row in rows)
+    floor = -sum(d.log_probability for d in held) / tokens
+    loss = sum(_nll(model, rows[i : i + 16]) for i in range(0, len(rows), 16)) / tokens
+    found = [
+        Measure("tiny", "loss, nats/token", "held-out documents", loss),
+        Measure("tiny", "entropy of the grammar, nats/token", "the same tokens", floor),
+        Measure("tiny", "loss above entropy", "the same tokens", loss - floor, list(BARS)[0]),
+    ]
+    generator = torch.Generator().manual_seed(seed)
+    free = continuations(model, tokenizer, [""] * 300, 120, generator, stop=True)
+    found.append(Measure("tiny", "sentences accepted", "from bos", grammar.accepted_share(free), "sentences accepted"))
+    for task in ("sentiment", "detox"):
+        openings = [p.text for p in prompts(task, "test")]
+        for length in (28, 72):
+            texts = continuations(model, tokenizer, openings, length, generator)
+            where = f"{task} prompts, {length} tokens"
+            share = grammar.accepted_share(texts, openings)
+            found.append(Measure("tiny", "sentences accepted", where, share, "sentences accepted"))
+            if task == "detox":
+                found.append(Measure("tiny", "toxic", where, sum(map(truth.toxicity, texts)) / len(texts)))
+            else:
+                verdicts = [truth.sentiment(text) for text in texts]
+                found.append(Measure("tiny", "positive", where, sum(v > 0 for v in verdicts) / len(texts)))
+                found.append(Measure("tiny", "neutral", where, sum(v == 0 for v in verdicts) / len(texts)))
+    return found
+
+
+@torch.inference_mode()
+def _nll(model: Any, rows: list[list[int]]) -> float:
+    longest = max(map(len, rows))
+    ids = torch.tensor([row + [-100] * (longest - len(row)) for row in rows])
+    logits = model(ids.clamp(min=0)).logits[:, :-1]
+    return float(F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=-100, reduction="sum"))
+
+
+# ----------------------------------------------------------------------------- scorers
+
+
+def scorer_quality(
+    model: Any, tokenizer: PreTrainedTokenizerBase, task: str, texts: Sequence[str], where: str
+) -> list[Measure]:
+    """Accuracy and calibration against the truth; a balanced or neutral text has no right label and is left out of accuracy."""
+    probability = []
+    with torch.inference_mode():
+        for i in range(0, len(texts), 64):
+            batch = tokenizer(list(texts[i : i + 64]), return_tensors="pt", padding=True)
+            probability += model(**batch).logits.float().softmax(-1)[:, 1].tolist()
+    name = {"insults": "tiny-toxicity", "sentiment": "tiny-sentiment"}[task]
+    wanted = [material.prefix_targets(text, [len(text)], task)[0] for text in texts]
+    pairs = [(p, w) for p, w in zip(probability, wanted, strict=True) if w != 0.5]
+    right = sum((p > 0.5) == (w > 0.5) for p, w in pairs) / len(pairs)
+    off = sum(abs(p - w) for p, w in zip(probability, wanted, strict=True)) / len(texts)
+    return [
+        Measure(name, "accuracy", where, right, "accuracy"),
+        Measure(name, "mean |probability - wanted|", where, off),
+    ]
+
+
+def cut_documents(tokenizer: PreTrainedTokenizerBase, genre: str, length: int, count: int, seed: int = 0) -> list[str]:
+    """Held-out documents cut anywhere to exactly `length` tokens."""
+    rng = random.Random(f"cut documents {seed} {genre} {length}")
+    texts = []
+    while len(texts) < count:
+        ids = tokenizer(grammar.sample(rng, genre).text, add_special_tokens=False).input_ids
+        while len(ids) < length:
+            ids += tokenizer(grammar.sample(rng, genre).text, add_special_tokens=False).input_ids
+        begin = rng.randint(0, len(ids) - length)
+        texts.append(tokenizer.decode(ids[begin : begin + length]))
+    return texts
+
+
+# ----------------------------------------------------------------------------- critics
+
+
+@torch.inference_mode()
+def answers(
+    model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], task: str, longest: int = 96, rows: int = 128
+) -> list[str]:
+    """The greedy answers to the critique prompts of `texts`; rows leave the batch as they finish."""
+    found = [""] * len(texts)
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    for begin in range(0, len(texts), rows):
+        chosen = order[begin : begin + rows]
+        asked = tokenizer([critique.critique_prompt(texts[i], task) for i in chosen]).input_ids
+        ids, mask = left_padded(asked, tokenizer.pad_token_id)
+        positions, cache = (mask.cumsum(1) - 1).clamp(min=0), DynamicCache()
+        live, written = list(range(len(chosen))), [[] for _ in chosen]  # type: tuple[list[int], list[list[int]]]
+        for _ in range(longest):
+            out = model(ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1)
+            best = out.logits[:, -1].argmax(-1)
+            for row, token in zip(live, best.tolist(), strict=True):
+                written[row].append(token)
+            going = best != tokenizer.eos_token_id
+            if not going.any():
+                break
+            if not going.all():
+                cache.batch_select_indices(going.nonzero().flatten())
+                live = [row for row, on in zip(live, going.tolist(), strict=True) if on]
+            ids, mask, positions = best[going, None], mask[going], positions[going, -1:] + 1
+            mask = torch.cat([mask, torch.ones_like(ids)], 1)
+        question = tokenizer.convert_tokens_to_ids(":")
+        for i, row in zip(chosen, written, strict=True):  # decoded after the question's colon, so that the first space is kept
+            found[i] = tokenizer.decode([question, *row], skip_special_tokens=True)[1:]
+    return found
+
+
+def critic_quality(
+    model: Any, tokenizer: PreTrainedTokenizerBase, task: str, texts: Sequence[str], where: str
+) -> list[Measure]:
+    """F1 of exact spans (pooled over the texts), the share of answers that parse, and the speed."""
+    begun = time.perf_counter()
+    replies = answers(model, tokenizer, texts, task)
+    speed = len(texts) / (time.perf_counter() - begun)
+    truly = truth.insult_spans if task == "insults" else truth.sentiment_spans
+    hit = named = real = parsed = exact = 0
+    for text, reply in zip(texts, replies, strict=True):
+        wanted = {(s.start, s.end, s.label) for s in truly(text)}
+        try:
+            got = {(s.start, s.end, s.label) for s in critique.parse_critique(text, reply, task)}
+            parsed += 1
+        except ValueError:
+            got = set()
+        hit, named, real = hit + len(wanted & got), named + len(got), real + len(wanted)
+        exact += wanted == got
+    name = f"tiny-critic-{task}"
+    return [
+        Measure(name, "span F1", where, 2 * hit / max(1, named + real), f"span F1, {task}"),
+        Measure(name, "answers that parse", where, parsed / len(texts), "answers that parse"),
+        Measure(name, "answers exactly right", where, exact / len(texts)),
+        Measure(name, "episodes/s", where, speed, "episodes/s" if where.endswith("exactly 32 tokens") else ""),
+    ]
+
+
+def _critic_texts(samples: Sequence[str], task: str, low: int, high: int, count: int, seed: int) -> list[str]:
+    rng = random.Random(f"critic texts {seed} {task} {low}")
+    excerpts = material.Excerpts(rng, material.GENRE[task], samples, sampled=0.5, shuffled=0.0, foreign=0.1)
+    return [excerpts.draw(high, low) for _ in range(count)]
+
+
+# ---------------------------------------------------------------------------- together
+
+
+def measure(models: Path, seed: int = 0, count: int = 1000, only: Sequence[str] | None = None) -> list[Measure]:
+    """All numbers of the models in a directory; `count` texts for each of them."""
+    wanted = set(only or ["tiny", "tiny-sentiment", "tiny-toxicity", "tiny-critic-insults", "tiny-critic-sentiment"])
+    policy, tokenizer = load(models, "tiny")
+    found = language_model_quality(policy, tokenizer, seed, count) if "tiny" in wanted else []
+    generator = torch.Generator().manual_seed(seed + 1)
+    for task, genre in material.GENRE.items():
+        openings = [p.text for p in prompts(genre, "test")]
+        sampled = {n: continuations(policy, tokenizer, (openings * 9)[:count], n, generator) for n in (28, 72, 110)}
+        name = {"insults": "tiny-toxicity", "sentiment": "tiny-sentiment"}[task]
+        if name in wanted:
+            model, own = load(models, name)
+            for n in (28, 72):
+                cut = cut_documents(tokenizer, genre, n, count, seed)
+                found += scorer_quality(model, own, task, cut, f"documents cut to {n} tokens")
+                found += scorer_quality(model, own, task, sampled[n], f"samples of {n} tokens")
+        if f"tiny-critic-{task}" in wanted:
+            model, own = load(models, f"tiny-critic-{task}")
+            for low, high in BUCKETS:
+                texts = _critic_texts(sampled[110], task, low, high, count, seed)
+                found += critic_quality(model, own, task, texts, f"{low}-{high} tokens")
+            exact = cut_documents(tokenizer, genre, 32, count, seed)
+            found += critic_quality(model, own, task, exact, "documents cut to exactly 32 tokens")
+    return found
+
+
+def table(measures: Sequence[Measure]) -> str:
+    """The numbers as lines of text, each with its bar."""
+    lines = []
+    for m in measures:
+        sign, limit = BARS.get(m.bar, ("", 0.0))
+        verdict = "" if not m.bar else f"{sign} {limit:g}" + ("" if m.reached else "   MISSED")
+        lines.append(f"{m.model:<22} {m.what:<34} {m.where:<36} {m.value:>9.3f}  {verdict}".rstrip())
+    return "\n".join(lines)

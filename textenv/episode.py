@@ -1,0 +1,90 @@
+"""The two values that travel through the library: a `Prompt` and an `Episode`, one text being generated.
+
+Both are immutable. Every stage (scoring, each reward wrapper) returns a new `Episode`; none patches an old one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Episode", "FinishReason", "Prompt", "Span"]
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the policy is asked to continue.
+
+    Attributes:
+        text: the words the policy sees.
+        references: texts that a good answer resembles (empty where the task has none).
+        context: documents the prompt rests on (the source of a summary, passages of a question).
+        metadata: whatever else the data source held; never read by the library.
+    """
+
+    text: str
+    references: tuple[str, ...] = ()
+    context: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Span:
+    """A half-open interval of characters of `Episode.text`, with what it is worth.
+
+    >>> episode_text = "you weasel"
+    >>> span = Span(4, 10, reward=-1.0, label="insult")
+    >>> episode_text[span.start : span.end]
+    'weasel'
+    """
+
+    start: int
+    end: int
+    reward: float = 0.0
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.end:
+            raise ValueError(f"a span needs 0 <= start < end, got start={self.start}, end={self.end}")
+        if not math.isfinite(self.reward):
+            raise ValueError(f"a span's reward must be finite, got {self.reward}")
+
+
+@dataclass(frozen=True, eq=False)
+class Episode:
+    """One text being generated, finished or not.
+
+    Attributes:
+        prompt: what was asked.
+        prompt_tokens: (P,) int64, the ids the model saw.
+        tokens: (T,) int64, the ids as sampled, EOS included.
+        text: the tokens decoded in the context of the prompt, special tokens left out.
+        offsets: (T, 2) int64, the half-open character interval of `text` that each token overlaps; empty for specials.
+        finish_reason: "stop" (EOS), "length" (budget spent), None (unfinished).
+        score: the task's own (extrinsic) verdict; NaN until judged; an unfinished text has none. No wrapper changes it.
+        rewards: (T,) float64, the credit of each token, as the wrappers left it.
+    """
+
+    prompt: Prompt
+    prompt_tokens: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    text: str
+    offsets: NDArray[np.int64]
+    finish_reason: FinishReason | None
+    score: float
+    rewards: NDArray[np.float64]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the text has ended, by EOS or by its budget."""
+        return self.finish_reason is not None
+
+    def __len__(self) -> int:
+        return len(self.tokens)

@@ -1,0 +1,171 @@
+"""Batched, KV-cached decoding: the one loop that a policy's rollout and a critic's answer both run.
+
+Prompts are padded on the left; positions are counted from the first real token (without that, GPT-2's learned
+positions are wrong under padding). Rows that have ended leave the batch, so that ragged ends cost little. What to say
+next is the caller's: `choose` gets the logits of the live rows and returns their tokens.
+
+Sampling inverts the cumulative distribution at a uniform number given per row and step. The numbers of an episode are
+drawn before it begins, so that its text depends neither on its neighbours in the batch nor on how the batch is cut.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["ActionRule", "Choose", "generate", "greedy", "left_pad", "sample"]
+
+Choose = Callable[[Tensor, Tensor, int], Tensor]
+"""(logits (b, V), rows (b,), step) → tokens (b,): `rows` are the indices of the live rows in the whole batch."""
+
+
+@dataclass(frozen=True)
+class ActionRule:
+    """Which tokens a text may hold.
+
+    Attributes:
+        vocabulary: ids at or above it do not exist (a model may have more embedding rows than its tokenizer has ids).
+        eos_token_id: the stop token: an action like any other.
+        max_new_tokens: the budget.
+        min_new_tokens: EOS is not sampled before.
+    """
+
+    vocabulary: int
+    eos_token_id: int
+    max_new_tokens: int
+    min_new_tokens: int = 0
+
+    def restrict(self, logits: Tensor, steps: Tensor | int) -> Tensor:
+        """Logits with -inf where the rule forbids.
+
+        Args:
+            logits: (N, V).
+            steps: (N,), or one number for all: the index of the token within its text, from 0.
+        """
+        if logits.shape[-1] > self.vocabulary:
+            logits = logits[..., : self.vocabulary]
+        if self.min_new_tokens:
+            early = torch.as_tensor(steps, device=logits.device) < self.min_new_tokens
+            column = torch.arange(logits.shape[-1], device=logits.device) == self.eos_token_id
+            logits = logits.masked_fill(early.reshape(-1, 1) & column, float("-inf"))
+        return logits
+
+
+def left_pad(sequences: Sequence[NDArray[np.int64]], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """Ids and mask, (B, P) int64 each, every sequence flush right. Padding is id 0 under mask 0: never read."""
+    width = max(len(sequence) for sequence in sequences)
+    ids, mask = np.zeros((2, len(sequences), width), np.int64)
+    for row, sequence in enumerate(sequences):
+        ids[row, width - len(sequence) :] = sequence
+        mask[row, width - len(sequence) :] = 1
+    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+
+
+def greedy(logits: Tensor, rows: Tensor, step: int) -> Tensor:
+    """The most likely token of each row: (b, V) → (b,)."""
+    return logits.argmax(-1)
+
+
+def sample(logits: Tensor, uniforms: Tensor, *, top_k: int = 0, top_p: float = 1.0) -> Tensor:
+    """One token a row by inverting the cumulative distribution.
+
+    >>> sample(torch.tensor([[0.0, 0.0, float("-inf")]]).expand(2, 3), torch.tensor([0.2, 0.7])).tolist()
+    [0, 1]
+
+    Args:
+        logits: (b, V); -inf is never sampled.
+        uniforms: (b,) in [0, 1).
+        top_k: only the k most likely (0: all).
+        top_p: only the smallest set of tokens that holds this much probability (1: all).
+
+    Returns:
+        (b,) int64.
+    """
+    probabilities = logits.float().softmax(-1)  # (b, V)
+    if top_k and top_k < probabilities.shape[-1]:
+        least = probabilities.topk(top_k, -1).values[:, -1:]
+        probabilities = probabilities.where(probabilities >= least, 0.0)
+    if top_p < 1.0:
+        ordered, index = probabilities.sort(-1, descending=True)
+        beyond = (ordered.cumsum(-1) - ordered) >= top_p * ordered.sum(-1, keepdim=True)
+        probabilities = torch.zeros_like(probabilities).scatter(-1, index, ordered.masked_fill(beyond, 0.0))
+    cumulative = probabilities.cumsum(-1)
+    total = cumulative[:, -1:]
+    # u·total may round up to total: stay below it, or a token of probability zero could be chosen.
+    target = torch.minimum(uniforms[:, None].to(total) * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+
+
+@torch.inference_mode()
+def generate(
+    model: Any,
+    prompts: Sequence[NDArray[np.int64]],
+    *,
+    max_new_tokens: int,
+    eos_token_id: int | Sequence[int],
+    choose: Choose = greedy,
+) -> list[NDArray[np.int64]]:
+    """Continue every prompt until EOS or the budget, all of them in one batch.
+
+    Args:
+        model: a transformers causal language model, in eval mode.
+        prompts: B arrays of ids, (P_b,) each, at least one id each.
+        max_new_tokens: the budget.
+        eos_token_id: the id, or ids, that end a text.
+        choose: logits → tokens (default: greedy).
+
+    Returns:
+        B arrays of the ids generated, EOS included, (T_b,) int64 each.
+
+    Raises:
+        ValueError: the longest prompt and the budget do not fit into the model's positions.
+    """
+    if not prompts:
+        return []
+    longest = max(len(prompt) for prompt in prompts)
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is not None and longest + max_new_tokens > limit:
+        raise ValueError(
+            f"a prompt of {longest} tokens and {max_new_tokens} new ones need {longest + max_new_tokens} positions; "
+            f"the model has {limit}: lower max_prompt_tokens or max_new_tokens"
+        )
+    device = model.device
+    ends = torch.as_tensor(eos_token_id, device=device).reshape(-1)
+    ids, mask = left_pad(prompts, device)
+    takes = set(inspect.signature(model.forward).parameters)
+    rows = torch.arange(len(prompts), device=device)  # row b of the live batch is text rows[b]
+    live = torch.ones(len(prompts), dtype=torch.bool, device=device)
+    tokens = torch.full((len(prompts), max_new_tokens), -1, dtype=torch.int64, device=device)
+    cache: Any = None
+    for step in range(max_new_tokens):
+        arguments: dict[str, Any] = {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "use_cache": True,
+            "past_key_values": cache,
+        }
+        if "position_ids" in takes:
+            arguments["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        if "logits_to_keep" in takes:
+            arguments["logits_to_keep"] = 1
+        output = model(**arguments)
+        cache = output.past_key_values
+        chosen = choose(output.logits[:, -1], rows, step)
+        tokens[rows[live], step] = chosen[live]
+        live &= ~torch.isin(chosen, ends)
+        n_live = int(live.sum())
+        if n_live == 0:
+            break
+        ids, mask = chosen[:, None], torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        if n_live <= 0.75 * len(rows):  # dropping rows copies the cache: do it when it pays
+            kept = live.nonzero().squeeze(1)
+            cache.batch_select_indices(kept)
+            rows, ids, mask, live = rows[kept], ids[kept], mask[kept], live[kept]
+    return [row[row >= 0] for row in tokens.cpu().numpy()]

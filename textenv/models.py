@@ -1,0 +1,83 @@
+"""Language models by name: an embedded one ("textenv/tiny"), a saved directory, a hub name, or a model at hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from textenv import embedded
+
+__all__ = ["load_causal_lm", "load_sequence_classifier", "pick_device", "quiet_files", "resolve"]
+
+
+@contextmanager
+def quiet_files() -> Iterator[None]:
+    """No progress bar for files that are read or written in a blink; the user's setting comes back afterwards."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def pick_device(device: str | torch.device = "auto") -> torch.device:
+    """The device meant by "auto" (CUDA where there is one), or the one named."""
+    if isinstance(device, str) and device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def resolve(source: str | os.PathLike[str]) -> str:
+    """What transformers can open: embedded names become directories, other names stay.
+
+    Raises:
+        FileNotFoundError: a path that is not there.
+        ValueError: a directory that holds no model.
+    """
+    name = os.fspath(source)
+    if name.startswith("textenv/"):
+        return str(embedded.path(name))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ValueError(f"{name} holds no config.json, so it is no saved model (save_pretrained writes one)")
+        return str(path)
+    if path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise FileNotFoundError(f"no model directory at {name}")
+    return name  # a hub name
+
+
+def load_causal_lm(source: Any, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "auto") -> Any:
+    """A causal language model in eval mode. An object passes through (moved to `device`).
+
+    Args:
+        source: "textenv/tiny", a directory, a hub name, or a transformers model.
+        dtype: of the weights.
+        device: "auto", "cpu", "cuda", ...
+    """
+    from transformers import AutoModelForCausalLM
+
+    if not isinstance(source, (str, os.PathLike)):
+        return source.to(pick_device(device)).eval()
+    with quiet_files():
+        model = AutoModelForCausalLM.from_pretrained(resolve(source), dtype=dtype)
+    return model.to(pick_device(device)).eval()
+
+
+def load_sequence_classifier(source: Any, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "auto") -> Any:
+    """A sequence classifier in eval mode, from the same kinds of source."""
+    from transformers import AutoModelForSequenceClassification
+
+    if not isinstance(source, (str, os.PathLike)):
+        return source.to(pick_device(device)).eval()
+    with quiet_files():
+        model = AutoModelForSequenceClassification.from_pretrained(resolve(source), dtype=dtype)
+    return model.to(pick_device(device)).eval()

@@ -1,0 +1,134 @@
+"""Credit and payment: the base class of every reward wrapper.
+
+*Credit* says where a reward belongs: `Episode.rewards[t]`, one float a generated token. *Payment* says when Gym hands
+it out: the float that `step` returns. A wrapper implements `rewards(episodes)` alone; `credit()` (batches) and `step()`
+(Gym) are written here, once, over it, so that both deliver the same numbers.
+
+Here a dense credit is paid at the end of the text, in one sum, whatever the wrappers inside have paid before being
+taken into account; `textenv.wrappers.OnlineReward`, outermost, pays while the text is being written.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from textenv.env import Observation
+from textenv.episode import Episode
+from textenv.render import render_episode
+
+__all__ = ["RewardWrapper"]
+
+
+class RewardWrapper(gym.Wrapper[Observation, np.int64, Observation, np.int64], ABC):
+    """Decides which tokens of a text deserve the reward.
+
+    A subclass implements `rewards` and declares two facts:
+
+    Attributes:
+        keeps_return: whether the credit of an episode sums to what the environment inside credited.
+        causal: whether the credit of token t depends on the tokens up to t alone (else: hindsight).
+
+    Example:
+        Half of the score now, half for the last token:
+
+        >>> import gymnasium as gym, textenv
+        >>> class HalfEarly(textenv.RewardWrapper):
+        ...     keeps_return, causal = True, False
+        ...     def rewards(self, episodes):
+        ...         out = []
+        ...         for episode in episodes:
+        ...             half = episode.rewards / 2
+        ...             half[0] += half.sum()
+        ...             out.append(half)
+        ...         return out
+        >>> env = gym.make("textenv/CountLetter-v0", reward=HalfEarly, max_new_tokens=4, payment="end")
+        >>> _ = env.reset(seed=0)
+        >>> for character in "aaba":
+        ...     _, reward, _, _, info = env.step(ord(character))
+        >>> reward, info["text_episode"].rewards.tolist()
+        (0.75, [0.375, 0.0, 0.0, 0.375])
+    """
+
+    keeps_return: ClassVar[bool] = False
+    causal: ClassVar[bool] = False
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        try:
+            env.get_wrapper_attr("credit")
+        except AttributeError:
+            raise TypeError(f"{type(self).__name__} wraps text environments; {env} has no credit()") from None
+        self._paid = 0.0
+        self._last: Episode | None = None
+
+    @abstractmethod
+    def rewards(self, episodes: Sequence[Episode]) -> Sequence[ArrayLike]:
+        """The credit of each episode, (T,) floats, given episodes as the environment inside credited them.
+
+        Unfinished episodes (finish_reason None, score NaN) come too, when a text is paid for while it is being written:
+        the credit of the text so far is asked for.
+        """
+
+    def credit(self, episodes: Sequence[Episode]) -> list[Episode]:
+        """Episodes with this stack's credit; one call of `rewards` for all of them.
+
+        Raises:
+            ValueError: `rewards` returned a wrong number of arrays, a wrong length, or a value that is not finite.
+        """
+        return self._place(self.env.get_wrapper_attr("credit")(episodes))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
+        self._paid, self._last = 0.0, None
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        reward = float(reward)
+        if terminated:
+            (self._last,) = self._place([info["text_episode"]])
+            info = {**info, "text_episode": self._last}
+            reward = float(self._last.rewards.sum()) - self._paid
+        self._paid += reward
+        return observation, reward, terminated, truncated, info
+
+    def render(self) -> str | None:
+        """The text, each token coloured by its credit ("ansi")."""
+        if self.render_mode != "ansi":
+            return None
+        episode = self._last or self.credit([self.env.get_wrapper_attr("current_episode")()])[0]
+        return render_episode(episode)
+
+    def credit_metrics(self) -> dict[str, float]:
+        """Counters of the whole stack since the last call: those of the environments inside, then this wrapper's."""
+        inside: dict[str, float] = self.env.get_wrapper_attr("credit_metrics")()
+        return {**inside, **self.metrics()}
+
+    def metrics(self) -> dict[str, float]:
+        """This wrapper's own counters since the last call, by metric name ("credit/..."). None by default."""
+        return {}
+
+    def _place(self, episodes: Sequence[Episode]) -> list[Episode]:
+        placed = self.rewards(episodes)
+        if len(placed) != len(episodes):
+            raise ValueError(f"{type(self).__name__}.rewards returned {len(placed)} arrays for {len(episodes)} episodes")
+        return [
+            replace(episode, rewards=self._checked(rewards, episode, i))
+            for i, (episode, rewards) in enumerate(zip(episodes, placed, strict=True))
+        ]
+
+    def _checked(self, rewards: ArrayLike, episode: Episode, i: int) -> NDArray[np.float64]:
+        values = np.array(rewards, np.float64)
+        where = f"{type(self).__name__}.rewards, episode {i} (text {episode.text[:60]!r})"
+        if values.shape != (len(episode),):
+            raise ValueError(f"{where}: a reward array of shape {values.shape} for {len(episode)} tokens")
+        if not np.isfinite(values).all():
+            t = int(np.flatnonzero(~np.isfinite(values))[0])
+            raise ValueError(f"{where}: reward {values[t]} at token {t}; credit must be finite")
+        return values

@@ -1,0 +1,122 @@
+"""Payment while the text is written (contract C3): each step pays the growth of the credit of the text so far.
+
+Credit belongs to tokens; Gym wants a float at every step. Let C(t) be the sum of the credit of the first t tokens, as
+the wrappers inside place it on that unfinished text. A step pays C(t) − (what has been paid), the last one settles the
+rest: the sum telescopes to the credit of the finished text, whatever lies inside, and no learner has to wait.
+
+1. Causal credit is paid at its own token, exactly, at every step.
+2. A critic that judges finished texts reads the text so far where a segment ends (a sentence or a clause, by its
+   punctuation; at latest after `SEGMENT_TOKENS` tokens), or as often as `pay_every` says. What it changes its mind
+   about is settled at the next payment.
+3. The task's own score is placed, and paid, at the end alone: an unfinished text has none.
+
+Credit itself is untouched: `info["text_episode"]` is what it would be with payment at the end.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from textenv.env import Observation
+from textenv.episode import Episode
+from textenv.reward import RewardWrapper
+
+__all__ = ["OnlineReward"]
+
+SEGMENT_TOKENS = 8
+_ENDS = tuple(".!?;:,\n…。！？；：，、")
+
+
+class OnlineReward(RewardWrapper):
+    """Pays for the text so far. Outermost; `gym.make` adds it around any dense reward.
+
+    Keeps the return: yes. Causal: yes (it adds nothing to the credit inside).
+
+    >>> import gymnasium as gym, textenv
+    >>> for payment in ("end", "online"):
+    ...     env = gym.make("textenv/CountLetter-v0", reward="critic_span", max_new_tokens=4, payment=payment,
+    ...                    pay_every="token")
+    ...     _ = env.reset(seed=0)
+    ...     print([env.step(ord(character))[1] for character in "aaba"])
+    [0.0, 0.0, 0.0, 1.5]
+    [0.25, 0.25, 0.0, 1.0]
+
+    Args:
+        env: a text environment with its reward wrappers.
+        pay_every: "segment", "token", or a number of tokens.
+    """
+
+    keeps_return: ClassVar[bool] = True
+    causal: ClassVar[bool] = True
+
+    def __init__(self, env: gym.Env[Any, Any], *, pay_every: Literal["segment", "token"] | int = "segment") -> None:
+        super().__init__(env)
+        whole_number = isinstance(pay_every, int) and not isinstance(pay_every, bool) and pay_every >= 1
+        if pay_every not in ("segment", "token") and not whole_number:
+            raise ValueError(f'pay_every must be "segment", "token" or a number of at least 1, got {pay_every!r}')
+        self.pay_every = pay_every
+        self._causal_part, self._all_causal = _causal_part(env)
+        self._hindsight = 0.0  # credit of the text so far that is not causal, as last read
+        self._since = 0  # tokens since it was read
+
+    def rewards(self, episodes: Sequence[Episode]) -> list[NDArray[np.float64]]:
+        """The credit as it is: payment never alters it."""
+        return [episode.rewards for episode in episodes]
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
+        self._hindsight, self._since = 0.0, 0
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        # What the environment inside pays is replaced by the growth of its credit.
+        observation, _, terminated, truncated, info = self.env.step(action)
+        if terminated:
+            self._last = info["text_episode"]
+            total = float(info["text_episode"].rewards.sum())
+        else:
+            total = self._credit_so_far(int(action))
+        reward = total - self._paid
+        self._paid = total
+        return observation, reward, terminated, truncated, info
+
+    def _credit_so_far(self, token: int) -> float:
+        """C(t): the causal credit as it is now, the rest as it was when last read."""
+        self._since += 1
+        due = not self._all_causal and self._due(token)
+        if self._causal_part is None and not due:
+            return self._hindsight
+        so_far = [self.env.get_wrapper_attr("current_episode")()]
+        causal = 0.0 if self._causal_part is None else _total(self._causal_part, so_far)
+        if due:
+            self._hindsight, self._since = _total(self.env, so_far) - causal, 0
+        return causal + self._hindsight
+
+    def _due(self, token: int) -> bool:
+        if self.pay_every == "token":
+            return True
+        if isinstance(self.pay_every, int):
+            return self._since >= self.pay_every
+        piece = str(self.env.get_wrapper_attr("tokenizer").decode([token]))
+        return self._since >= SEGMENT_TOKENS or piece.rstrip(" ").endswith(_ENDS)
+
+
+def _total(env: gym.Env[Any, Any], episodes: list[Episode]) -> float:
+    (credited,) = env.get_wrapper_attr("credit")(episodes)
+    return float(credited.rewards.sum())
+
+
+def _causal_part(env: gym.Env[Any, Any]) -> tuple[gym.Env[Any, Any] | None, bool]:
+    """The outermost environment inside which every reward wrapper is causal (None: no wrapper is), and whether it is all."""
+    chain: list[RewardWrapper] = []
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, RewardWrapper):
+            chain.insert(0, env)  # innermost first
+        env = env.env
+    causal = list(itertools.takewhile(lambda wrapper: wrapper.causal, chain))
+    return (causal[-1] if causal else None), len(causal) == len(chain)
