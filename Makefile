@@ -26,7 +26,7 @@ demo: $(READY)  ## train on the embedded world, offline, and show what was learn
 	@$(BIN)/python examples/detox_demo.py
 
 test: $(READY)  ## run the tests; SLOW=1 adds those of more than five seconds, ARGS='-k name' goes to pytest
-	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup $(if $(SLOW),,-m "not slow") $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(if $(SLOW),,-m "not slow") $(ARGS)
 
 lint: $(READY)  ## ruff
 	@$(BIN)/ruff check .

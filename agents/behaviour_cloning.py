@@ -177,7 +177,7 @@ class BehaviourCloning:
             else:
                 start = ids or [tokenizer.eos_token_id]
                 target = [*tokenizer(reference, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-            target = target[: limit - len(start)]
+            target = target[: max(limit - len(start), 0)]
             if len(target) > 1:
                 yield np.array(start, np.int64), np.array(target, np.int64)
 

@@ -109,7 +109,7 @@ class LMPolicy(nn.Module):
             raise ValueError(f"the policy knows {self.vocabulary} ids, the environment's tokenizer {rule.vocabulary}: {way_out}")
         if own is not None and own is not theirs and own.get_vocab() != theirs.get_vocab():
             raise ValueError(
-                f"policy {self.source!r} and the environment have different tokenizers ({len(own)} and {len(theirs)} ids): {way_out}"
+                f"policy {self.source!r} and environment have different tokenizers ({len(own)} and {len(theirs)} ids): {way_out}"
             )
         limit = getattr(self.model.config, "max_position_embeddings", None)
         need = env.get_wrapper_attr("max_prompt_tokens") + rule.max_new_tokens
@@ -225,16 +225,33 @@ class LMPolicy(nn.Module):
 
     @torch.inference_mode()
     def _has_linear_head(self) -> bool:
-        """Whether logits are the output embedding of the last hidden state, tried on two ids."""
+        """Whether logits are the output embedding of the last hidden state, tried on two ids.
+
+        The head's output is enlarged on its way: a soft cap leaves the small logits of a young model nearly alone.
+        """
         head = self.model.get_output_embeddings()
         if head is None or self.model.base_model is self.model:
             return False
         ids = torch.tensor([[0, 1]], device=self.device)
-        hidden = getattr(self.model.base_model(input_ids=ids, use_cache=False), "last_hidden_state", None)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
+        hidden = getattr(self.model.base_model(**inputs), "last_hidden_state", None)
         if hidden is None:
             return False
-        logits = self.model(input_ids=ids, use_cache=False).logits
-        return bool(torch.allclose(head(hidden).float(), logits.float(), rtol=1e-3, atol=1e-4))
+        read: list[Tensor] = []
+
+        def enlarge(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            read.append(arguments[0])
+            return output * 1e3
+
+        handle = head.register_forward_hook(enlarge)
+        try:
+            logits = self.model(**inputs).logits.float()
+        finally:
+            handle.remove()
+        if len(read) != 1 or read[0].shape != hidden.shape:
+            return False
+        expected = (head(hidden) * 1e3).float()
+        return torch.allclose(read[0], hidden) and torch.allclose(expected, logits, rtol=1e-3, atol=1e-4)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The precision of the forward pass."""

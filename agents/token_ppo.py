@@ -118,6 +118,8 @@ class TokenPPO:
         self.rule: ActionRule = env.get_wrapper_attr("action_rule")
         self.policy.fit_to(env)
         self.reference = self.policy.frozen_copy() if reference is None else reference
+        if reference is None and isinstance(policy, LMPolicy):
+            self.reference.source = None  # it may have been trained since it was read: no name finds it again
         self.learning_rate, self.clip_range, self.clip_range_vf = learning_rate, clip_range, clip_range_vf
         self.n_episodes, self.batch_size, self.n_epochs = n_episodes, batch_size, n_epochs
         self.micro_batch_size = micro_batch_size or batch_size
@@ -206,6 +208,8 @@ class TokenPPO:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the agent to a directory (see `textenv.agents.checkpoint`), whole or not at all."""
+        if self.reference.source is not None and os.path.realpath(self.reference.source) == os.path.realpath(path):
+            self.reference.source = None  # what it was read from is about to be replaced
         state = {
             "settings": {name: value for name, value in self._settings().items() if not callable(value)},
             "counters": {"num_timesteps": self.num_timesteps, "n_updates": self.n_updates, "iteration": self.iteration},
@@ -224,14 +228,7 @@ class TokenPPO:
         )
 
     @classmethod
-    def load(
-        cls,
-        path: str | os.PathLike[str],
-        env: gym.Env[Any, Any],
-        *,
-        device: str | torch.device = "auto",
-        **settings: Any,
-    ) -> TokenPPO:
+    def load(cls, path: str | os.PathLike[str], env: gym.Env[Any, Any], *, device: Any = "auto", **settings: Any) -> TokenPPO:
         """A saved agent, ready to go on. Schedules are functions and are not saved: pass them again.
 
         Args:
@@ -260,6 +257,10 @@ class TokenPPO:
     def set_logger(self, logger: Logger) -> None:
         """Log to another logger from now on."""
         self._logger, self._custom_logger = logger, True
+
+    def get_vec_normalize_env(self) -> None:
+        """None: observations are ids (asked for by Stable-Baselines3's `EvalCallback`)."""
+        return
 
     def get_env(self) -> VecEnv:
         """The environment as Stable-Baselines3's callbacks expect it."""
@@ -298,7 +299,9 @@ class TokenPPO:
                 history.append(stats)
                 if self.target_kl is not None and stats["approx_kl"] > 1.5 * self.target_kl:
                     break
-                self._step()
+                torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+                self.optimizer.step()
+                self.n_updates += 1
             else:
                 continue
             break
@@ -336,11 +339,6 @@ class TokenPPO:
                 total[name] = total.get(name, 0.0) + value
         return total
 
-    def _step(self) -> None:
-        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-        self.optimizer.step()
-        self.n_updates += 1
-
     def _evaluate(self, policy: LMPolicy, episodes: Sequence[Episode], *, entropy: bool = False) -> Any:
         return policy.evaluate([e.prompt_tokens for e in episodes], [e.tokens for e in episodes], self.rule, entropy=entropy)
 
@@ -351,7 +349,5 @@ class TokenPPO:
             "learning_rate n_episodes batch_size micro_batch_size n_epochs gamma gae_lambda clip_range clip_range_vf "
             "normalize_advantage ent_coef vf_coef max_grad_norm target_kl tensorboard_log verbose"
         )
-        return {name: getattr(self, name) for name in names.split()} | {
-            "kl_target": self.kl.target,
-            "kl_horizon": self.kl.horizon,
-        }
+        own = {name: getattr(self, name) for name in names.split()}
+        return {**own, "kl_target": self.kl.target, "kl_horizon": self.kl.horizon}

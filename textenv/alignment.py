@@ -5,9 +5,9 @@ A token is never re-tokenised and never searched for. Its interval comes from th
 1. byte-level tokenizers (GPT-2, Llama 3, ...) and SentencePiece-like ones (byte fallback) give each id its bytes; the
    intervals then follow from the UTF-8 structure of the concatenated bytes, in O(T), exactly, for tokens that hold part
    of a character too: a token overlaps every character of which it holds at least one byte;
-2. where the bytes of the ids do not reproduce the tokenizer's own `decode` (WordPiece, clean-ups, byte sequences that
-   are no UTF-8 under byte fallback), prefixes are decoded: token t begins where `decode(ids[:t])` stops agreeing with
-   the whole text. That is O(T²), asks nothing of the tokenizer, and agrees with the first way wherever both apply.
+2. where the bytes of the ids do not reproduce the tokenizer's own `decode` (WordPiece, clean-ups), prefixes are
+   decoded: token t begins where `decode(ids[:t])` stops agreeing with the whole text. That is O(T²), asks nothing of the
+   tokenizer, and agrees with the first way wherever a prefix of the ids decodes to a prefix of the text.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 __all__ = ["TokenText", "overlap"]
 
 Ids = Sequence[int] | NDArray[np.int64]
+_BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 def overlap(offsets: NDArray[np.int64], start: int, end: int) -> NDArray[np.bool_]:
@@ -77,6 +78,9 @@ class TokenText:
             agreed = _common_prefix(prefix, text)
             # A prefix that disagrees ends inside the character at `agreed`, and the token holds a part of it.
             inside = agreed < len(prefix) and agreed < len(text)
+            if agreed == begin > 0 and not inside and prefix.endswith("\ufffd"):
+                begin -= 1  # one more part of a character that is U+FFFD, or stays unreadable
+            begin = max(begin, int(out[t - 1, 0]) if t else 0)  # unreadable bytes may merge, and shorten the prefix
             out[t] = begin, max(agreed + 1 if inside else agreed, begin)
             begin = agreed
         return out
@@ -94,6 +98,8 @@ class TokenText:
             pieces = [b"" if int(i) in self._special else self._bytes[int(i)] for i in tokens]
         except KeyError:
             return None
+        if self._fallback:
+            pieces = self._with_unreadable_bytes_shown(tokens, pieces)
         data = b"".join(pieces)
         decoded = data.decode("utf-8", "replace")
         shift = 0
@@ -108,6 +114,25 @@ class TokenText:
         end = np.where(stops > starts, character[np.maximum(stops - 1, 0)] + 1, begin)
         offsets: NDArray[np.int64] = np.maximum(np.stack([begin, end], axis=1) - shift, 0)
         return offsets
+
+    def _with_unreadable_bytes_shown(self, tokens: Ids, pieces: list[bytes]) -> list[bytes]:
+        """Byte fallback decodes a run of byte pieces that is no UTF-8 as one U+FFFD a byte, the whole run."""
+        out, run = list(pieces), list[int]()
+        for t in range(len(tokens) + 1):
+            if t < len(tokens) and int(tokens[t]) in self._fallback:
+                run.append(t)
+            elif t == len(tokens) or int(tokens[t]) not in self._special:
+                if run and not _is_utf8(b"".join(pieces[i] for i in run)):
+                    for i in run:
+                        out[i] = "\ufffd".encode()
+                run = []
+        return out
+
+    @cached_property
+    def _fallback(self) -> frozenset[int]:
+        """The ids that are single bytes of a SentencePiece-like tokenizer."""
+        vocabulary = self.tokenizer.get_vocab() if self._bytes is not None else {}
+        return frozenset(i for piece, i in vocabulary.items() if _BYTE_PIECE.fullmatch(piece))
 
     @cached_property
     def _bytes(self) -> dict[int, bytes] | None:
@@ -167,8 +192,16 @@ def _character_of_byte(data: bytes) -> NDArray[np.int64]:
     return index
 
 
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _sentencepiece_bytes(piece: str) -> bytes:
-    if re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", piece):
+    if _BYTE_PIECE.fullmatch(piece):
         return bytes([int(piece[3:5], 16)])
     return piece.replace("▁", " ").encode("utf-8")
 

@@ -6,6 +6,7 @@ Nothing is padded and no token is lost but the last incomplete block; a block ma
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -34,7 +35,7 @@ def read_documents(path: str, columns: Mapping[str, str] | None = None, unit: Un
     if unit not in get_args(Unit):
         raise ValueError(f"unknown unit {unit!r} of a document; one of {', '.join(get_args(Unit))}")
     if unit == "line" or not file_format(path).startswith(".txt"):
-        return [prompt.text for prompt in load_prompts(path, columns)]
+        return [prompt.text for prompt in load_prompts(Path(path), columns)]
     documents: list[list[str]] = [[]]
     last = 0
     for record in read_records(path):

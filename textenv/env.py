@@ -105,6 +105,8 @@ class TextEnv(gym.Env[Observation, np.int64]):
         super().reset(seed=seed)
         given = (options or {}).get("prompt")
         prompt = self.sample_prompts(1)[0] if given is None else given
+        if not isinstance(prompt, (str, Prompt)):
+            raise TypeError(f"options={{'prompt': ...}} takes a string or a Prompt, got {prompt!r}")
         self._prompt = Prompt(prompt) if isinstance(prompt, str) else prompt
         self._prompt_tokens = self.prompt_tokens(self._prompt)
         self._tokens, self._finished = [], False

@@ -90,8 +90,8 @@ def sample(logits: Tensor, uniforms: Tensor, *, top_k: int = 0, top_p: float = 1
     """
     probabilities = logits.float().softmax(-1)  # (b, V)
     if top_k and top_k < probabilities.shape[-1]:
-        least = probabilities.topk(top_k, -1).values[:, -1:]
-        probabilities = probabilities.where(probabilities >= least, 0.0)
+        best = probabilities.topk(top_k, -1)  # k tokens, also among equals
+        probabilities = torch.zeros_like(probabilities).scatter(-1, best.indices, best.values)
     if top_p < 1.0:
         ordered, index = probabilities.sort(-1, descending=True)
         beyond = (ordered.cumsum(-1) - ordered) >= top_p * ordered.sum(-1, keepdim=True)

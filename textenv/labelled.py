@@ -16,9 +16,7 @@ __all__ = ["area_under_curve", "calibration_error", "read_labelled", "sentences"
 Example = tuple[str, int]
 
 
-def read_labelled(
-    path: str, text: str, label: str, classes: Sequence[str], by_sentence: bool = False
-) -> list[Example]:
+def read_labelled(path: str, text: str, label: str, classes: Sequence[str], by_sentence: bool = False) -> list[Example]:
     """Texts with their class, each different text once (the first row of it counts).
 
     Args:
@@ -88,7 +86,7 @@ def area_under_curve(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -
     >>> area_under_curve(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True]))
     0.75
     """
-    values, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
     rank = np.cumsum(counts) - (counts - 1) / 2  # mean rank, from 1, of each different score
     n_positive = int(positive.sum())
     n_negative = len(positive) - n_positive

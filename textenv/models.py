@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers.utils import logging
 
 from textenv import embedded
@@ -55,29 +57,42 @@ def resolve(source: str | os.PathLike[str]) -> str:
     return name  # a hub name
 
 
-def load_causal_lm(source: Any, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "auto") -> Any:
+def load_causal_lm(
+    source: Any, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "auto", shared: bool = False
+) -> Any:
     """A causal language model in eval mode. An object passes through (moved to `device`).
 
     Args:
         source: "textenv/tiny", a directory, a hub name, or a transformers model.
         dtype: of the weights.
         device: "auto", "cpu", "cuda", ...
+        shared: for models that nobody trains: whoever asks for the same files again gets the same object.
     """
-    from transformers import AutoModelForCausalLM
+    return _load("AutoModelForCausalLM", source, dtype, pick_device(device), shared)
 
+
+def load_sequence_classifier(
+    source: Any, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "auto", shared: bool = False
+) -> Any:
+    """A sequence classifier in eval mode, from the same kinds of source, with the same arguments."""
+    return _load("AutoModelForSequenceClassification", source, dtype, pick_device(device), shared)
+
+
+# Eight environments in a vector ask for the same critic; it is held once, and for as long as somebody holds it.
+_SHARED: weakref.WeakValueDictionary[tuple[Any, ...], Any] = weakref.WeakValueDictionary()
+
+
+def _load(kind: str, source: Any, dtype: torch.dtype, device: torch.device, shared: bool) -> Any:
     if not isinstance(source, (str, os.PathLike)):
-        return source.to(pick_device(device)).eval()
+        return source.to(device).eval()
+    name = resolve(source)
+    files = sorted(Path(name).iterdir()) if Path(name).is_dir() else []
+    key = (kind, name, dtype, device, *(file.stat().st_mtime_ns for file in files))
+    found = _SHARED.get(key) if shared else None
+    if found is not None:
+        return found
     with quiet_files():
-        model = AutoModelForCausalLM.from_pretrained(resolve(source), dtype=dtype)
-    return model.to(pick_device(device)).eval()
-
-
-def load_sequence_classifier(source: Any, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "auto") -> Any:
-    """A sequence classifier in eval mode, from the same kinds of source."""
-    from transformers import AutoModelForSequenceClassification
-
-    if not isinstance(source, (str, os.PathLike)):
-        return source.to(pick_device(device)).eval()
-    with quiet_files():
-        model = AutoModelForSequenceClassification.from_pretrained(resolve(source), dtype=dtype)
-    return model.to(pick_device(device)).eval()
+        model = getattr(transformers, kind).from_pretrained(name, dtype=dtype).to(device).eval()
+    if shared:
+        _SHARED[key] = model.requires_grad_(False)
+    return model

@@ -91,7 +91,9 @@ def _records(source: Any, split: str | None) -> tuple[Iterable[Record], str, str
     """The rows of a file or dataset, what to call it in a message, and the split that is still to be taken."""
     if isinstance(source, str | os.PathLike):
         name = os.fspath(source)
-        if isinstance(source, os.PathLike) or not _may_be_hub_name(name):
+        if isinstance(source, os.PathLike):
+            return read_records(name), repr(name), split
+        if not _may_be_hub_name(name):
             try:
                 return read_records(name), repr(name), split
             except FileNotFoundError as error:

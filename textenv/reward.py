@@ -106,9 +106,9 @@ class RewardWrapper(gym.Wrapper[Observation, np.int64, Observation, np.int64], A
         return render_episode(episode)
 
     def credit_metrics(self) -> dict[str, float]:
-        """Counters of the whole stack since the last call: those of the environments inside, then this wrapper's."""
+        """Counters of the whole stack since the last call; those of one name, from several wrappers, are added."""
         inside: dict[str, float] = self.env.get_wrapper_attr("credit_metrics")()
-        return {**inside, **self.metrics()}
+        return inside | {name: inside.get(name, 0.0) + value for name, value in self.metrics().items()}
 
     def metrics(self) -> dict[str, float]:
         """This wrapper's own counters since the last call, by metric name ("credit/..."). None by default."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from textenv.episode import Episode
 from textenv.models import load_sequence_classifier
@@ -57,7 +58,7 @@ class SequenceClassifierScorer:
             raise ValueError("a model object needs its tokenizer: pass tokenizer=")
         self.name = os.fspath(source) if named else type(source).__name__
         self.tokenizer = load_tokenizer(source if tokenizer is None else tokenizer, need_eos=False)
-        self.model = load_sequence_classifier(source, dtype=dtype, device=device)
+        self.model = load_sequence_classifier(source, dtype=dtype, device=device, shared=True)
         self.label = pick_label(self.model.config, label, self.name)
         self.complement, self.output, self.with_prompt, self.batch_size = complement, output, with_prompt, batch_size
         limit = getattr(self.model.config, "max_position_embeddings", 512)
@@ -84,7 +85,11 @@ class SequenceClassifierScorer:
         return scores
 
     def _encode(self, text: str) -> list[int]:
-        ids = list(self.tokenizer(text, truncation=False)["input_ids"])[-self.max_tokens :]
+        ids = list(self.tokenizer(text, truncation=False)["input_ids"])
+        if len(ids) > self.max_tokens:
+            special = set(self.tokenizer.all_special_ids)
+            lead = next((i for i, token in enumerate(ids) if token not in special), 0)  # [CLS] is what BERT reads
+            ids = ids[:lead] + ids[len(ids) - self.max_tokens + lead :]
         return ids or [self._pad()]
 
     def _pad(self) -> int:
@@ -98,13 +103,23 @@ class SequenceClassifierScorer:
         for i, row in enumerate(rows):
             ids[i, : len(row)] = torch.tensor(row)
             mask[i, : len(row)] = 1
-        device = self.model.device
-        logits = self.model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits.float()  # (b, labels)
+        logits = self._logits(ids.to(self.model.device), mask.to(self.model.device)).float()  # (b, labels)
         if self.output == "logit":
             value = logits[:, self.label]
             return [float(x) for x in (-value if self.complement else value)]
         value = logits.sigmoid()[:, 0] if logits.shape[1] == 1 else logits.softmax(-1)[:, self.label]
         return [float(x) for x in (1 - value if self.complement else value)]
+
+
+    def _logits(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """(b, labels). Decoders are read at the last token, which transformers finds by comparing ids with its own pad id."""
+        model = self.model
+        if not hasattr(model, "score"):
+            logits: Tensor = model(input_ids=ids, attention_mask=mask).logits
+            return logits
+        hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        logits = model.score(hidden[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1])
+        return logits
 
 
 def pick_label(config: Any, label: str | int | tuple[str, ...], model: str) -> int:

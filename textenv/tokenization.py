@@ -89,7 +89,8 @@ def fast_tokenizer(proto: bytes, *, add_bos: bool = False, **options: Any) -> Pr
     """
     from sentencepiece import sentencepiece_model_pb2
 
-    model = sentencepiece_model_pb2.ModelProto.FromString(proto)
+    messages: Any = sentencepiece_model_pb2
+    model = messages.ModelProto.FromString(proto)
     pieces = [(p.piece, p.score) for p in model.pieces]
     kinds = [p.type for p in model.pieces]
     unk = kinds.index(_UNKNOWN)
@@ -228,6 +229,9 @@ def _from_files(name: str) -> PreTrainedTokenizerBase:
         from textenv import embedded
 
         name = str(embedded.path(name))
+    name = os.path.expanduser(name)
+    if (os.path.isabs(name) or name.startswith(".") or name.count("/") > 1) and not os.path.exists(name):
+        raise FileNotFoundError(f"no tokenizer directory at {name}")
     if os.path.isdir(name) and not any((Path(name) / f).exists() for f in _TOKENIZER_FILES):
         raise ValueError(
             f"the directory {name} holds no tokenizer (none of {', '.join(_TOKENIZER_FILES)}); save one there with "

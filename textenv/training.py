@@ -86,7 +86,7 @@ def fit(
             group["lr"] = learning_rate * learning_rate_factor(step, steps, rise, floor)
         value = loss(module, batch)
         optimizer.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         norm = nn.utils.clip_grad_norm_(trained, max_grad_norm)
         losses.append(value.item())
         if not (math.isfinite(losses[-1]) and torch.isfinite(norm)):

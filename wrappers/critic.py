@@ -133,16 +133,17 @@ class CriticReward(RewardWrapper):
         self._spans += len(spans)
         out = np.zeros(len(episode), np.float64)
         touched = np.zeros(len(episode), bool)
-        lists: dict[float, NDArray[np.bool_]] = {}  # token_string: the tokens that a list (good or bad) matches
+        lists: dict[tuple[bool, float], NDArray[np.bool_]] = {}  # token_string: what a list (good or bad) matches
         for span in spans:
             hit = self._hit(episode, span)
             touched |= hit
-            value = (self.positive if span.reward > 0 else self.negative) * abs(span.reward)
+            good = span.reward > 0
+            value = (self.positive if good else self.negative) * abs(span.reward)
             if self.match == "token_string":
-                lists[value] = lists.get(value, np.zeros(len(episode), bool)) | hit
+                lists[good, value] = lists.get((good, value), np.zeros(len(episode), bool)) | hit
             else:
                 out[hit] += value / hit.sum() if self.per_span_total and hit.any() else value
-        for value, hit in lists.items():  # once a list, in however many of its spans a token string occurs
+        for (_, value), hit in lists.items():  # once a list, in however many of its spans a token string occurs
             out[hit] += value
         out[~touched] += self.neutral
         return out

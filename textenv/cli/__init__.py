@@ -1,18 +1,22 @@
 """The command line: `textenv list | train | evaluate | pretrain | fit-scorer`.
 
-One file a command. What is heavy (torch, transformers) is imported when a command runs, so that help is instant.
+One file a command; what a command needs is imported when it runs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from textenv import __version__
 from textenv.cli.console import reports_errors
+from textenv.cli.evaluate import evaluate
 from textenv.cli.fit_scorer import fit_scorer
+from textenv.cli.list_environments import list_environments
 from textenv.cli.pretrain import pretrain
+from textenv.cli.train import train
 
 __all__ = ["app", "main"]
 
@@ -41,10 +45,14 @@ def textenv(
     """Text generation as Gymnasium environments: reward placed on tokens, agents that learn from it."""
 
 
-for _name, _command in {
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "list": list_environments,
+    "train": train,
+    "evaluate": evaluate,
     "pretrain": pretrain,
     "fit-scorer": fit_scorer,
-}.items():
+}
+for _name, _command in _COMMANDS.items():
     app.command(_name)(reports_errors(_command))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 import unicodedata
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, ParamSpec, TypeVar
@@ -13,11 +14,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
+from safetensors import SafetensorError
 
 __all__ = ["Debug", "console", "plain", "progress", "reports_errors", "say"]
 
 console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+BAD_INPUT = (ValueError, TypeError, OSError, ImportError, LookupError, ArithmeticError, SafetensorError)
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error. Example: --debug")]
 
@@ -49,19 +53,25 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return command(*args, **kwargs)
-        except KeyboardInterrupt:
-            errors.print(Text("stopped by the keyboard; what was saved before is whole"))
-            raise typer.Exit(130) from None
-        except (ValueError, TypeError, OSError, ImportError, LookupError) as error:
-            if kwargs.get("debug"):
-                raise
-            message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-            errors.print(Text.assemble(("error: ", "bold red"), plain(message or type(error).__name__)))
-            raise typer.Exit(2) from None
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning  # type: ignore[assignment]  # it reads the message alone
+            try:
+                return command(*args, **kwargs)
+            except KeyboardInterrupt:
+                errors.print(Text("stopped by the keyboard; what was saved before is whole"))
+                raise typer.Exit(130) from None
+            except BAD_INPUT as error:
+                if kwargs.get("debug"):
+                    raise
+                message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+                errors.print(Text.assemble(("error: ", "bold red"), plain(message or type(error).__name__)))
+                raise typer.Exit(2) from None
 
     return wrapped
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    errors.print(Text.assemble(("warning: ", "yellow"), plain(str(message))))
 
 
 class Meter:

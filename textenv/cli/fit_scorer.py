@@ -25,21 +25,13 @@ def fit_scorer(
     label: Annotated[
         str, typer.Option(help="Column of the label: number, name, true/false, or a list. Example: --label toxic")
     ] = "label",
-    labels: Annotated[
-        str, typer.Option(help="Names of the classes 0, 1, ... Example: --labels civil,toxic")
-    ] = "negative,positive",
+    labels: Annotated[str, typer.Option(help="Names of the classes 0, 1, ... Example: --labels civil,toxic")] = "negative,positive",
     sentences: Annotated[
         bool,
-        typer.Option(
-            "--sentences", help="Cut into sentences; a label lists the offsets of class 1. Example: --sentences"
-        ),
+        typer.Option("--sentences", help="Cut into sentences; a label lists the offsets of class 1. Example: --sentences"),
     ] = False,
-    base: Annotated[
-        str | None, typer.Option(help="Pretrained language model to start from. Example: --base models/lm")
-    ] = None,
-    balance: Annotated[
-        bool, typer.Option(help="Weigh classes alike, however many texts each has. Example: --no-balance")
-    ] = True,
+    base: Annotated[str | None, typer.Option(help="Pretrained language model to start from. Example: --base models/lm")] = None,
+    balance: Annotated[bool, typer.Option(help="Weigh classes alike, however many texts each has. Example: --no-balance")] = True,
     context: Annotated[int, typer.Option(help="Longest text in tokens; its end is kept. Example: --context 64")] = 96,
     epochs: Annotated[float, typer.Option(help="Times through the text. Example: --epochs 2")] = 3.0,
     batch_size: Annotated[int, typer.Option(help="Texts a step. Example: --batch-size 32")] = 32,
@@ -63,7 +55,7 @@ def fit_scorer(
     import torch
 
     from textenv.labelled import balanced_weights, read_labelled
-    from textenv.models import pick_device
+    from textenv.models import pick_device, quiet_files
     from textenv.saving import atomic_directory
 
     names = _names(labels, sentences)
@@ -84,7 +76,7 @@ def fit_scorer(
     trainer = _Trainer(tokenizer, model.to(place), torch.tensor(weights, dtype=torch.float32), context, precision)
     rate = learning_rate or (3e-4 if base else 1e-3)
     trainer.fit(train, max(1, round(epochs * len(train) / batch_size)), batch_size, rate, generator)
-    with atomic_directory(out) as draft:
+    with atomic_directory(out) as draft, quiet_files():
         model.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
     _report(trainer.probabilities(test), [index for _, index in test], weights, names)
@@ -100,9 +92,7 @@ def _names(labels: str, sentences: bool) -> list[str]:
     return names
 
 
-def _split(
-    examples: list[Example], held_out: float, generator: torch.Generator
-) -> tuple[list[Example], list[Example]]:
+def _split(examples: list[Example], held_out: float, generator: torch.Generator) -> tuple[list[Example], list[Example]]:
     """Training and held-out examples; each class gives the same share, and at least one, to the held-out ones."""
     import torch
 
@@ -125,16 +115,19 @@ def _model(
     """Tokenizer and classifier: from a pretrained model, or both new."""
     import torch
     from transformers import AutoModelForSequenceClassification, Qwen3Config, Qwen3ForSequenceClassification
+    from transformers.utils import logging
 
-    from textenv.models import resolve
+    from textenv.cli.language_model import seeded
+    from textenv.models import quiet_files, resolve
     from textenv.tokenization import fast_tokenizer, load_tokenizer, train_sentencepiece
 
-    settings = {
+    settings: dict[str, Any] = {
         "num_labels": len(names),
         "id2label": dict(enumerate(names)),
         "label2id": {name: index for index, name in enumerate(names)},
     }
     if base is not None:
+        base = resolve(base)
         tokenizer = load_tokenizer(base, need_eos=False)
     else:
         with console.status("training the tokenizer"):
@@ -144,17 +137,20 @@ def _model(
     if tokenizer.pad_token_id is None:
         raise ValueError(f"the tokenizer of {base!r} has neither a pad nor an EOS token; set one and save it again")
     settings["pad_token_id"] = tokenizer.pad_token_id
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
+    with seeded(seed):
         if base is not None:
-            model = AutoModelForSequenceClassification.from_pretrained(resolve(base), dtype=torch.float32, **settings)
+            with quiet_files():
+                verbosity = logging.get_verbosity()
+                logging.set_verbosity_error()  # that the head is new is why it is trained
+                model = AutoModelForSequenceClassification.from_pretrained(base, dtype=torch.float32, **settings)
+                logging.set_verbosity(verbosity)
             return tokenizer, model
         if hidden < 64 or hidden % 64 or layers < 1:
             raise ValueError(f"hidden should be a multiple of 64 and layers at least 1, got {hidden} and {layers}")
-        shape = {"hidden_size": hidden, "intermediate_size": 2 * hidden, "num_hidden_layers": layers, "head_dim": 64}
-        heads = {"num_attention_heads": hidden // 64, "num_key_value_heads": hidden // 64}
-        positions = {"vocab_size": len(tokenizer), "max_position_embeddings": max(context, 512)}
-        return tokenizer, Qwen3ForSequenceClassification(Qwen3Config(**shape, **heads, **positions, **settings))
+        settings |= {"hidden_size": hidden, "intermediate_size": 2 * hidden, "num_hidden_layers": layers, "head_dim": 64}
+        settings |= {"num_attention_heads": hidden // 64, "num_key_value_heads": hidden // 64}
+        settings |= {"vocab_size": len(tokenizer), "max_position_embeddings": max(context, 512)}
+        return tokenizer, Qwen3ForSequenceClassification(Qwen3Config(**settings))
 
 
 class _Trainer:
@@ -188,9 +184,7 @@ class _Trainer:
         logits: torch.Tensor = output.logits.float()
         return logits
 
-    def fit(
-        self, examples: list[Example], steps: int, batch_size: int, learning_rate: float, generator: torch.Generator
-    ) -> None:
+    def fit(self, examples: list[Example], steps: int, batch_size: int, learning_rate: float, generator: torch.Generator) -> None:
         """Weighted cross-entropy over batches of similar length."""
         import torch
 

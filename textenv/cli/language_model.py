@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-__all__ = ["Family", "Precision", "autocast", "held_out_loss", "new_model", "next_token_loss", "seconds_per_step"]
+__all__ = ["Family", "Precision", "autocast", "held_out_loss", "new_model", "next_token_loss", "seconds_per_step", "seeded"]
 
 Family = Literal["qwen3", "llama"]
 Precision = Literal["auto", "fp32", "bf16"]
 
 
-def new_model(
-    family: Family, *, vocab_size: int, hidden: int, layers: int, context: int, tokenizer: Any, seed: int
-) -> Any:
+def new_model(family: Family, *, vocab_size: int, hidden: int, layers: int, context: int, tokenizer: Any, seed: int) -> Any:
     """A causal LM with random weights: heads of 64, feed-forward of 8/3, rotary positions, tied embeddings.
 
     Raises:
@@ -45,11 +44,18 @@ def new_model(
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
+    with seeded(seed):
         if family == "qwen3":
             return Qwen3ForCausalLM(Qwen3Config(**settings))
         return LlamaForCausalLM(LlamaConfig(**settings))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Weights made in the block are drawn from `seed` on the CPU; torch's own generator goes on as if nothing had been."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def autocast(precision: Precision, device: torch.device) -> Any:

@@ -3,8 +3,62 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Any
 
-__all__ = ["free_directory", "pairs"]
+import typer
+
+__all__ = ["free_directory", "given", "pairs"]
+
+EnvId = Annotated[str, typer.Argument(help="Id of an environment (textenv list). Example: textenv/Detox-v0")]
+Policy = Annotated[
+    str | None, typer.Option(help="Language model: a directory or name; default: embedded. Example: --policy models/lm")
+]
+Tokenizer = Annotated[str | None, typer.Option(help="Tokenizer, if it is not the policy's own. Example: --tokenizer models/lm")]
+ScorerOption = Annotated[
+    str | None, typer.Option(help="Classifier that gives the score; default: embedded. Example: --scorer models/toxicity")
+]
+Prompts = Annotated[
+    str | None, typer.Option(help="Prompts: a file or dataset; default: embedded. Example: --prompts prompts.jsonl.gz")
+]
+Column = Annotated[
+    list[str] | None, typer.Option(help="Where a file holds a field of a prompt. Example: --column text=prompt.text")
+]
+MaxPromptTokens = Annotated[
+    int | None, typer.Option(help="Longest prompt; longer ones lose their left end. Example: --max-prompt-tokens 48")
+]
+MaxNewTokens = Annotated[int | None, typer.Option(help="Longest text in tokens. Example: --max-new-tokens 40")]
+MinNewTokens = Annotated[int | None, typer.Option(help="No end of text before so many tokens. Example: --min-new-tokens 10")]
+Judge = Annotated[
+    list[str] | None,
+    typer.Option(help="Measure with this classifier too, which gave no reward; may be repeated. Example: --judge models/b"),
+]
+K = Annotated[int, typer.Option(help="Texts a prompt when measuring. Example: --k 5")]
+EvalPrompts = Annotated[
+    int | None, typer.Option(help="Measure on so many held-out prompts; default: all. Example: --eval-prompts 100")
+]
+Seed = Annotated[int, typer.Option(help="Seed of every draw. Example: --seed 1")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ... Example: --device cuda")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what --out holds. Example: --overwrite")]
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were given: the others stay what the environment, or a resumed run, says."""
+    return {name: value for name, value in options.items() if value is not None and value != []}
+
+
+def pairs(options: list[str] | None, name: str = "column") -> dict[str, str]:
+    """`["text=prompt.text"]` as a dictionary.
+
+    Raises:
+        ValueError: an option without "=".
+    """
+    found = {}
+    for option in options or []:
+        key, equals, value = option.partition("=")
+        if not (key and equals and value):
+            raise ValueError(f"--{name} {option!r} should be NAME=VALUE, e.g. --{name} text=prompt.text")
+        found[key] = value
+    return found
 
 
 def free_directory(path: Path, overwrite: bool = False) -> Path:
@@ -23,18 +77,3 @@ def free_directory(path: Path, overwrite: bool = False) -> Path:
         if parent.is_file():
             raise NotADirectoryError(f"{target} cannot be written: {parent} is a file")
     return target
-
-
-def pairs(options: list[str] | None, name: str = "column") -> dict[str, str]:
-    """`["text=prompt.text"]` as a dictionary.
-
-    Raises:
-        ValueError: an option without "=".
-    """
-    found = {}
-    for option in options or []:
-        key, equals, value = option.partition("=")
-        if not (key and equals and value):
-            raise ValueError(f"--{name} {option!r} should be NAME=VALUE, e.g. --{name} text=prompt.text")
-        found[key] = value
-    return found

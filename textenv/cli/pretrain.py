@@ -20,9 +20,7 @@ HELD_OUT_TOKENS = 100_000  # enough for a loss to two decimals; more only takes 
 
 
 def pretrain(
-    files: Annotated[
-        list[str], typer.Argument(help="Text to learn from: .txt, .jsonl, .csv (each also .gz), .parquet.")
-    ],
+    files: Annotated[list[str], typer.Argument(help="Text to learn from: .txt, .jsonl, .csv (each also .gz), .parquet.")],
     out: Annotated[Path, typer.Option(help="Directory of the model and its tokenizer. Example: --out models/lm")],
     column: Annotated[
         list[str] | None, typer.Option(help="Where a data file holds its text. Example: --column text=prompt.text")
@@ -42,7 +40,7 @@ def pretrain(
         int | None, typer.Option(help="Optimiser steps; by default as many as --minutes allow. Example: --steps 2000")
     ] = None,
     minutes: Annotated[float, typer.Option(help="Length of the training. Example: --minutes 5")] = 12.0,
-    batch_size: Annotated[int, typer.Option(help="Blocks of --context tokens a step. Example: --batch-size 32")] = 16,
+    batch_size: Annotated[int, typer.Option(help="Blocks of --context tokens a step. Example: --batch-size 32")] = 8,
     learning_rate: Annotated[float, typer.Option(help="Highest learning rate. Example: --learning-rate 1e-3")] = 2e-3,
     held_out: Annotated[float, typer.Option(help="Share of documents kept for the test. Example: --held-out .05")] = 0.02,
     precision: Annotated[
@@ -61,7 +59,7 @@ def pretrain(
 
     from textenv.cli.language_model import autocast, held_out_loss, new_model, next_token_loss, seconds_per_step
     from textenv.corpus import block_batches
-    from textenv.models import pick_device
+    from textenv.models import pick_device, quiet_files
     from textenv.saving import atomic_directory
     from textenv.training import fit
 
@@ -99,7 +97,7 @@ def pretrain(
         )  # fmt: skip
     with faster:
         final = held_out_loss(model, held_out_blocks, batch_size)
-    with atomic_directory(out) as draft:
+    with atomic_directory(out) as draft, quiet_files():
         model.save_pretrained(draft)
         words.save_pretrained(draft)
     _report(final, words, held_out_blocks, model, place, generator)

@@ -109,10 +109,11 @@ class LanguageModelCritic:
             raise ValueError("a model object needs its tokenizer: pass tokenizer=")
         self.name = os.fspath(source) if named else type(source).__name__
         self.tokenizer = load_tokenizer(source if tokenizer is None else tokenizer)
-        self.model = load_causal_lm(source, dtype=dtype, device=device)
+        self.model = load_causal_lm(source, dtype=dtype, device=device, shared=True)
         self.form, self.on_error = form, on_error
         self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
         self._room = getattr(self.model.config, "max_position_embeddings", 1 << 30) - max_new_tokens
+        self._warned = False
         self._clear()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LanguageModelCritic:
@@ -128,14 +129,14 @@ class LanguageModelCritic:
             out[i] = self._parse(answer, texts[i], complete)
         self._asked += len(asked)
         self._seconds += time.perf_counter() - began
-        if self._failed > max(0.5 * self._asked, 8):
+        if not self._warned and self._failed > max(0.5 * self._asked, 8):
+            self._warned = True
             warnings.warn(
                 f"critic {self.name}: {self._failed} of {self._asked} answers could not be parsed, the last one "
                 f"{self._last_failure!r}; it does not follow the form it is asked for",
                 RuntimeWarning,
                 stacklevel=2,
             )
-            self._clear()
         return out
 
     def answers(self, texts: Sequence[str]) -> list[tuple[str, bool]]:
@@ -166,7 +167,7 @@ class LanguageModelCritic:
         return out
 
     def _clear(self) -> None:
-        self._seconds, self._asked, self._failed, self._last_failure = 0.0, 0, 0, ""
+        self._seconds, self._asked, self._failed, self._last_failure, self._warned = 0.0, 0, 0, "", False
 
     def _encode(self, text: str) -> list[int]:
         ids = list(self.tokenizer(self.form.prompt(text))["input_ids"])

@@ -5,12 +5,19 @@ from __future__ import annotations
 import gzip
 import os
 import re
+import unicodedata
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from textenv.episode import Episode, Span
 
 __all__ = ["LexiconCritic"]
+
+
+# What a word is made of: accents and vowel signs too, which `\w` leaves out.
+_MARKS = "".join(chr(code) for code in range(0x300, 0x20000) if unicodedata.category(chr(code)).startswith("M"))
+_LETTER = rf"[\w{_MARKS}]"
 
 
 class LexiconCritic:
@@ -40,14 +47,16 @@ class LexiconCritic:
         lines = _read(Path(source)) if from_file else list(source)  # type: ignore[arg-type]
         self.label = label
         self._reward: dict[str, float] = {}
+        written: set[str] = set()  # entries as they are spelled: "Straße" folds to "strasse", which no text need hold
         for number, line in enumerate(lines, 1):
             entry, _, rest = line.strip("\r\n").partition("\t")
             if not entry.strip():
                 continue
             self._reward[_normal(entry)] = _number(rest, self.name, number) if rest else reward
+            written.add(" ".join(entry.split()))
         if not self._reward:
             raise ValueError(f"{self.name} holds no entries; write one word or phrase a line")
-        entries = sorted(self._reward, key=lambda entry: (-len(entry), entry))
+        entries = sorted(written, key=lambda entry: (-len(entry), entry))
         self._pattern = re.compile("|".join(map(_entry_pattern, entries)), re.IGNORECASE)
 
     def __deepcopy__(self, memo: dict[int, object]) -> LexiconCritic:
@@ -72,7 +81,7 @@ def _read(path: Path) -> list[str]:
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         return data.decode("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no readable UTF-8 word list: {error}") from error
 
 
@@ -83,8 +92,8 @@ def _normal(entry: str) -> str:
 def _entry_pattern(entry: str) -> str:
     body = r"\s+".join(re.escape(word) for word in entry.split())
     # An emoticon has no word boundary to stand on.
-    before = r"(?<!\w)" if re.match(r"\w", entry) else ""
-    after = r"(?!\w)" if re.search(r"\w\Z", entry) else ""
+    before = f"(?<!{_LETTER})" if re.match(_LETTER, entry) else ""
+    after = f"(?!{_LETTER})" if re.search(rf"{_LETTER}\Z", entry) else ""
     return f"{before}{body}{after}"
 
 

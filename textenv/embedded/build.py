@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,6 +32,8 @@ JOBS: dict[str, str] = {  # name → the job that must be done before, longest f
 }
 _TASK = {"tiny-sentiment": "sentiment", "tiny-toxicity": "insults"}
 _TASK |= {"tiny-critic-insults": "insults", "tiny-critic-sentiment": "sentiment"}
+
+_STEPS = {"tiny-sentiment": 3000, "tiny-toxicity": 800, "tiny-critic-insults": 4500, "tiny-critic-sentiment": 6500}
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from textenv.embedded import quality
 
-    measures = quality.measure(given.out, given.seed, only=given.only)
+    measures = quality.measure(given.out, given.seed, max(20, round(1000 * min(1.0, given.scale))), given.only)
     print(quality.table(measures))
     size = sum(f.stat().st_size for f in given.out.rglob("*") if f.is_file())
     print(f"{size / 1e6:.1f} MB in {given.out}; {(time.monotonic() - begun) / 60:.1f} min in all")
@@ -113,6 +114,8 @@ def _work(job: str, seed: int, out: Path, work: Path, scale: float) -> None:
     import torch
 
     from textenv.embedded import material, recipes, wording
+    from textenv.models import quiet_files
+    from textenv.saving import atomic_directory
 
     torch.set_num_threads(1)
     begun = time.monotonic()
@@ -123,7 +126,7 @@ def _work(job: str, seed: int, out: Path, work: Path, scale: float) -> None:
     _, tokenizer = wording.build_tokenizer(seed)
     if job == "draft":
         samples = recipes.draft_samples(tokenizer, seed, progress, scale=scale)
-        _write(work / "samples.json", json.dumps(samples))
+        (work / "samples.json").write_text(json.dumps(samples))
         return
     if job == "tiny":
         model = recipes.language_model(tokenizer, seed, progress, scale=scale)
@@ -131,22 +134,13 @@ def _work(job: str, seed: int, out: Path, work: Path, scale: float) -> None:
         task = _TASK[job]
         samples = json.loads((work / "samples.json").read_text())[material.GENRE[task]]
         train = recipes.critic if "critic" in job else recipes.scorer
-        model = train(tokenizer, seed, progress, task, samples, scale=scale)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{job}-", dir=out))
-    fresh.chmod(0o755)
-    model.half().save_pretrained(fresh)
-    tokenizer.save_pretrained(fresh)
-    old = work / f"{job}-old"
-    if (out / job).exists():
-        shutil.move(out / job, old)
-    os.rename(fresh, out / job)
-    shutil.rmtree(old, ignore_errors=True)
+        model = train(tokenizer, seed, progress, task, samples, steps=_STEPS[job], scale=scale)
+    with atomic_directory(out / job) as directory, quiet_files():
+        model.half().save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+        for file in directory.iterdir():
+            file.chmod(0o644)
     progress(f"saved after {time.monotonic() - begun:.0f} s")
-
-
-def _write(path: Path, text: str) -> None:
-    path.with_suffix(".part").write_text(text)
-    os.replace(path.with_suffix(".part"), path)
 
 
 if __name__ == "__main__":

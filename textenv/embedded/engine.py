@@ -23,7 +23,7 @@ import random
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from textenv.episode import Span
 
@@ -164,7 +164,8 @@ class Grammar:
         mood = rng.choices(moods, [chosen.moods[m][0] for m in moods])[0]
         posterior = {m: math.log(chosen.moods[m][0]) for m in moods}
 
-        text, spans, kinds, sentences = "", [], [], []
+        text, kinds = "", list[str]()
+        spans, sentences = list[Span](), list[tuple[int, int]]()
         while True:
             if kinds:
                 shares = chosen.moods[mood][1]
@@ -311,7 +312,7 @@ class Grammar:
             yield from slots.values()
 
 
-@lru_cache(maxsize=None)
+@cache
 def _members(option: Option) -> frozenset[str]:
     return frozenset(symbols[0][1] for symbols in option.symbols)
 

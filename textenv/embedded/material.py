@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -18,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from textenv.embedded import critique, grammar, lexicon, truth
 from textenv.embedded.engine import join_words
 
-__all__ = ["IGNORED", "Excerpts", "critic_batches", "language_batches", "scorer_batches"]
+__all__ = ["IGNORED", "Curriculum", "Excerpts", "critic_batches", "language_batches", "scorer_batches"]
 
 IGNORED = -100
 GENRE = {"insults": "detox", "sentiment": "sentiment"}  # critique task → the genre that its spans live in
@@ -107,58 +108,97 @@ def _split(text: str) -> list[str]:
     return text.split()
 
 
-def _batched(rng: random.Random, rows: int, pool: list[tuple[int, list[object]]]) -> Iterator[list[list[object]]]:
+def _batched(rng: random.Random, tokens: int, pool: list[tuple[int, list[Any]]]) -> list[list[list[Any]]]:
+    """The rows of (length, row) in batches of at most 64 rows and about `tokens` tokens, each of similar length, shuffled."""
     pool.sort(key=lambda item: item[0])
-    batches = [[row for _, row in pool[i : i + rows]] for i in range(0, len(pool), rows)]
+    batches: list[list[list[Any]]] = [[]]
+    for length, row in pool:
+        if len(batches[-1]) >= 64 or (len(batches[-1]) + 1) * length > tokens:
+            batches.append([])
+        batches[-1].append(row)
+    batches = [batch for batch in batches if batch]
     rng.shuffle(batches)
-    yield from batches
+    return batches
 
 
 def scorer_batches(
-    tokenizer: PreTrainedTokenizerBase, excerpts: Excerpts, task: str, rows: int, longest: int = 120
+    tokenizer: PreTrainedTokenizerBase, excerpts: Excerpts, task: str, tokens: int = 2400, longest: int = 120
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Texts (B, L) and, for every token, the probability of the scored label for the text up to there (B, L); -1 is padding."""
     while True:
-        texts = [excerpts.draw(longest) for _ in range(_POOL * rows)]
+        texts = [excerpts.draw(longest) for _ in range(_POOL * 32)]
         encoded = tokenizer(texts, return_offsets_mapping=True)
         pool = [
             (len(ids), [ids, prefix_targets(text, [end for _, end in offsets], task)])
             for text, ids, offsets in zip(texts, encoded.input_ids, encoded.offset_mapping, strict=True)
         ]
-        for batch in _batched(excerpts.rng, rows, pool):
+        for batch in _batched(excerpts.rng, tokens, pool):
             yield _padded([r[0] for r in batch], tokenizer.pad_token_id), _padded([r[1] for r in batch], -1.0, torch.float)
 
 
 def prefix_targets(text: str, ends: Sequence[int], task: str) -> list[float]:
     """For each character position: the probability that the text up to there deserves.
 
-    Toxicity is 0 or 1. Sentiment is graded, σ(1.5 · `truth.sentiment`): .5 without a word of sentiment, .82 after one plain
-    word of praise, .95 after an intensified one.
+    Toxicity is .01 or .99 (0 and 1 would drive the logits without bound). Sentiment is graded, σ(1.5 · `truth.sentiment`):
+    .5 without a word of sentiment, .82 after one plain word of praise, .95 after an intensified one.
     """
     if task == "insults":
         first = min([span.start for span in truth.insult_spans(text)], default=len(text) + 1)
-        return [float(end > first) for end in ends]
+        return [0.99 if end > first else 0.01 for end in ends]
     weights = [(span.end, weight) for span, weight in truth.sentiment_weights(text)]
     return [1 / (1 + math.exp(-1.5 * sum(w for at, w in weights if at <= end))) for end in ends]
 
 
+@dataclass
+class Curriculum:
+    """Texts that grow with what has been learned.
+
+    Copying is learned on short texts with many marked words, in a tenth of the time. So texts have up to `shortest` words until
+    the loss of the answers is below `enough`, and then grow by `stride` words a pool, up to `longest`. Whatever the loss says,
+    they grow evenly between 35 % and 65 % of the steps.
+    """
+
+    steps: int
+    shortest: int = 20
+    longest: int = 120
+    stride: int = 5
+    enough: float = 0.35
+    reach: float = field(init=False)
+    loss: float = field(init=False, default=10.0)  # moving average
+    step: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        self.reach = float(self.shortest)
+
+    def told(self, answer_loss: float) -> None:
+        """Takes note of one training step."""
+        self.step += 1
+        self.loss += (answer_loss - self.loss) / 20
+
+    def next_reach(self) -> int:
+        """The longest text of the next pool, in words."""
+        forced = min(1.0, max(0.0, (self.step / self.steps - 0.35) / 0.3))
+        self.reach += self.stride if self.loss < self.enough else 0
+        self.reach = min(self.longest, max(self.reach, self.shortest + forced * (self.longest - self.shortest)))
+        return round(self.reach)
+
+
 def critic_batches(
-    tokenizer: PreTrainedTokenizerBase, excerpts: Excerpts, task: str, rows: int, steps: int, longest: int = 120
+    tokenizer: PreTrainedTokenizerBase, excerpts: Excerpts, task: str, curriculum: Curriculum, tokens: int = 2400
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Prompt and answer (B, L), then padding, and 1 where a token belongs to the answer (B, L).
 
-    Copying is learned on short texts with many marked words, in a tenth of the time; so for the first fifth of the `steps`
-    texts have up to 20 words and most of them are shuffled. Then they grow, up to `longest` from three fifths on. A text
-    without a span is drawn again, twice at most: "none" is learned soon enough.
+    A text without a span is drawn again, twice at most: "none" is learned soon enough. While the texts are at their shortest,
+    most of them are shuffled and full of marked words.
     """
     spans = truth.insult_spans if task == "insults" else truth.sentiment_spans
-    begin, step = replace(excerpts, shuffled=0.6, dense=(0.3, 0.6, 0.9)), 0
+    begin = replace(excerpts, shuffled=0.6, dense=(0.1, 0.3, 0.6))
     while True:
-        grown = min(1.0, max(0.0, (step / steps - 0.2) / 0.4))
-        source, texts = excerpts if grown else begin, []
-        for _ in range(_POOL * rows):
+        reach = curriculum.next_reach()
+        source, texts = excerpts if reach > curriculum.shortest else begin, []
+        for _ in range(_POOL * 32):
             for _ in range(3):
-                text = source.draw(20 + round((longest - 20) * grown))
+                text = source.draw(reach)
                 if spans(text):
                     break
             texts.append(text)
@@ -168,8 +208,7 @@ def critic_batches(
             (len(ids), [[*ids, tokenizer.eos_token_id], len(question)])
             for ids, question in zip(tokenizer(whole).input_ids, tokenizer(asked).input_ids, strict=True)
         ]
-        for batch in _batched(excerpts.rng, rows, pool):
-            step += 1
+        for batch in _batched(excerpts.rng, tokens, pool):
             yield (
                 _padded([ids for ids, _ in batch], tokenizer.pad_token_id),
                 _padded([[0] * n + [1] * (len(ids) - n) for ids, n in batch], 0),

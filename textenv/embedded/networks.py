@@ -40,8 +40,8 @@ def _config(tokenizer: PreTrainedTokenizerBase, width: int, layers: int, heads: 
 
 
 def _made(build: Any, config: Qwen3Config, seed: int) -> Any:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # noqa: TID251 - within fork_rng
         return build(config)
 
 

@@ -7,7 +7,7 @@ word that would begin a span ("not", "very"). Both splits are drawn from one str
 from __future__ import annotations
 
 import random
-from functools import lru_cache
+from functools import cache
 
 from textenv.embedded import grammar, lexicon
 from textenv.episode import Prompt
@@ -34,7 +34,7 @@ def prompts(task: str, split: str = "train") -> list[Prompt]:
     return list(everything[: SIZES["train"]] if split == "train" else everything[SIZES["train"] :])
 
 
-@lru_cache(maxsize=None)
+@cache
 def _distinct(task: str) -> tuple[Prompt, ...]:
     rng = random.Random(f"prompts of {task}")
     found: dict[str, Prompt] = {}

@@ -28,6 +28,7 @@ from transformers import (
 from textenv.embedded import critique, grammar, material, truth
 from textenv.embedded.openings import prompts
 from textenv.embedded.sampling import continuations, left_padded
+from textenv.models import quiet_files
 
 __all__ = ["BARS", "Measure", "answers", "critic_quality", "language_model_quality", "measure", "scorer_quality", "table"]
 
@@ -64,7 +65,9 @@ def load(models: Path, name: str) -> tuple[Any, PreTrainedTokenizerBase]:
     """A saved model in float32, and its tokenizer."""
     classifier = name in ("tiny-sentiment", "tiny-toxicity")
     auto = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
-    return auto.from_pretrained(models / name, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(models / name)
+    with quiet_files():
+        model = auto.from_pretrained(models / name, dtype=torch.float32).eval()
+    return model, AutoTokenizer.from_pretrained(models / name)
 
 
 # ---------------------------------------------------------------------- language model
@@ -83,13 +86,13 @@ def language_model_quality(
     found = [
         Measure("tiny", "loss, nats/token", "held-out documents", loss),
         Measure("tiny", "entropy of the grammar, nats/token", "the same tokens", floor),
-        Measure("tiny", "loss above entropy", "the same tokens", loss - floor, list(BARS)[0]),
+        Measure("tiny", "loss above entropy", "the same tokens", loss - floor, next(iter(BARS))),
     ]
     generator = torch.Generator().manual_seed(seed)
-    free = continuations(model, tokenizer, [""] * 300, 120, generator, stop=True)
+    free = continuations(model, tokenizer, [""] * min(300, documents), 120, generator, stop=True)
     found.append(Measure("tiny", "sentences accepted", "from bos", grammar.accepted_share(free), "sentences accepted"))
     for task in ("sentiment", "detox"):
-        openings = [p.text for p in prompts(task, "test")]
+        openings = [p.text for p in prompts(task, "test")][:documents]
         for length in (28, 72):
             texts = continuations(model, tokenizer, openings, length, generator)
             where = f"{task} prompts, {length} tokens"
@@ -138,13 +141,13 @@ def scorer_quality(
 def cut_documents(tokenizer: PreTrainedTokenizerBase, genre: str, length: int, count: int, seed: int = 0) -> list[str]:
     """Held-out documents cut anywhere to exactly `length` tokens."""
     rng = random.Random(f"cut documents {seed} {genre} {length}")
-    texts = []
+    texts: list[str] = []
     while len(texts) < count:
         ids = tokenizer(grammar.sample(rng, genre).text, add_special_tokens=False).input_ids
         while len(ids) < length:
             ids += tokenizer(grammar.sample(rng, genre).text, add_special_tokens=False).input_ids
         begin = rng.randint(0, len(ids) - length)
-        texts.append(tokenizer.decode(ids[begin : begin + length]))
+        texts.append(str(tokenizer.decode(ids[begin : begin + length])))
     return texts
 
 
@@ -177,9 +180,9 @@ def answers(
                 live = [row for row, on in zip(live, going.tolist(), strict=True) if on]
             ids, mask, positions = best[going, None], mask[going], positions[going, -1:] + 1
             mask = torch.cat([mask, torch.ones_like(ids)], 1)
-        question = tokenizer.convert_tokens_to_ids(":")
-        for i, row in zip(chosen, written, strict=True):  # decoded after the question's colon, so that the first space is kept
-            found[i] = tokenizer.decode([question, *row], skip_special_tokens=True)[1:]
+        question = int(tokenizer.convert_tokens_to_ids(":"))  # type: ignore[arg-type]
+        for i, answer in zip(chosen, written, strict=True):  # decoded after the question's colon: the first space is kept
+            found[i] = str(tokenizer.decode([question, *answer], skip_special_tokens=True))[1:]
     return found
 
 
@@ -187,9 +190,9 @@ def critic_quality(
     model: Any, tokenizer: PreTrainedTokenizerBase, task: str, texts: Sequence[str], where: str
 ) -> list[Measure]:
     """F1 of exact spans (pooled over the texts), the share of answers that parse, and the speed."""
-    begun = time.perf_counter()
+    begun = time.process_time()  # of this thread alone, whatever else the machine does
     replies = answers(model, tokenizer, texts, task)
-    speed = len(texts) / (time.perf_counter() - begun)
+    speed = len(texts) / (time.process_time() - begun)
     truly = truth.insult_spans if task == "insults" else truth.sentiment_spans
     hit = named = real = parsed = exact = 0
     for text, reply in zip(texts, replies, strict=True):
@@ -206,7 +209,7 @@ def critic_quality(
         Measure(name, "span F1", where, 2 * hit / max(1, named + real), f"span F1, {task}"),
         Measure(name, "answers that parse", where, parsed / len(texts), "answers that parse"),
         Measure(name, "answers exactly right", where, exact / len(texts)),
-        Measure(name, "episodes/s", where, speed, "episodes/s" if where.endswith("exactly 32 tokens") else ""),
+        Measure(name, "episodes/s of one core", where, speed, "episodes/s" if where.endswith("exactly 32 tokens") else ""),
     ]
 
 

@@ -32,7 +32,14 @@ def _steps(steps: int, scale: float) -> int:
 
 
 def language_model(
-    tokenizer: PreTrainedTokenizerBase, seed: int, progress: Progress, *, steps: int = 9000, scale: float = 1.0, purpose: str = "tiny"
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+    progress: Progress,
+    *,
+    steps: int = 5000,
+    scale: float = 1.0,
+    learning_rate: float = 2e-3,
+    purpose: str = "tiny",
 ) -> PreTrainedModel:
     """The language model of the documents."""
     model = networks.language_model(tokenizer, seed, width=96, layers=4, heads=4)
@@ -42,21 +49,21 @@ def language_model(
         return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=material.IGNORED)
 
     batches = material.language_batches(tokenizer, _rng(seed, purpose), rows=16)
-    fit(model, batches, loss, steps=_steps(steps, scale), learning_rate=3e-3, warmup=0.03, progress=progress)
+    fit(model, batches, loss, steps=_steps(steps, scale), learning_rate=learning_rate, warmup=0.03, progress=progress)
     return model
 
 
 def draft_samples(
-    tokenizer: PreTrainedTokenizerBase, seed: int, progress: Progress, *, steps: int = 800, count: int = 3000, scale: float = 1.0
+    tokenizer: PreTrainedTokenizerBase, seed: int, progress: Progress, *, steps: int = 800, count: int = 1500, scale: float = 1.0
 ) -> dict[str, list[str]]:
     """Continuations by a half-trained language model, with their prompts in front, per genre: its mistakes are wanted."""
-    model = language_model(tokenizer, seed, progress, steps=_steps(steps, scale), purpose="draft")
+    model = language_model(tokenizer, seed, progress, steps=_steps(steps, scale), learning_rate=3e-3, purpose="draft")
     generator, rng = torch.Generator().manual_seed(seed), _rng(seed, "draft prompts")
     samples = {}
     for genre in sorted(material.GENRE.values()):
-        openings = [rng.choice(prompts(genre, "train")).text for _ in range(count)]
+        openings = [rng.choice(prompts(genre, "train")).text for _ in range(_steps(count, scale))]
         samples[genre] = sampling.continuations(model, tokenizer, openings, 110, generator)
-        progress(f"{count} samples of {genre}, e.g. {samples[genre][0][:80]!r}")
+        progress(f"{len(openings)} samples of {genre}, e.g. {samples[genre][0][:80]!r}")
     return samples
 
 
@@ -67,7 +74,7 @@ def scorer(
     task: str,
     samples: Sequence[str],
     *,
-    steps: int = 2500,
+    steps: int = 1000,
     scale: float = 1.0,
 ) -> PreTrainedModel:
     """The classifier of `task`, taught the verdict on every prefix of every text."""
@@ -80,7 +87,7 @@ def scorer(
         return F.binary_cross_entropy_with_logits((labels[..., 1] - labels[..., 0])[judged], targets[judged])
 
     excerpts = material.Excerpts(_rng(seed, f"scorer {task}"), material.GENRE[task], samples)
-    batches = material.scorer_batches(tokenizer, excerpts, task, rows=32)
+    batches = material.scorer_batches(tokenizer, excerpts, task)
     fit(model, batches, loss, steps=_steps(steps, scale), learning_rate=3e-3, progress=progress)
     return model
 
@@ -92,12 +99,13 @@ def critic(
     task: str,
     samples: Sequence[str],
     *,
-    steps: int = 6000,
+    steps: int = 5000,
     scale: float = 1.0,
     text_weight: float = 0.02,
 ) -> PreTrainedModel:
     """The language model that answers critique prompts of `task`; loss on the answer, and a little on the text."""
-    model = networks.language_model(tokenizer, seed, width=96, layers=3, heads=3)
+    layers = {"insults": 3, "sentiment": 4}[task]  # two lists, and negations to be undone
+    model = networks.language_model(tokenizer, seed, width=96, layers=layers, heads=layers)
     generator = torch.Generator().manual_seed(seed)
 
     def loss(model: Any, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -107,9 +115,23 @@ def critic(
         text = (targets != tokenizer.pad_token_id) & ~answer
         text &= torch.rand(text.shape, generator=generator) < 0.25  # a quarter of the text stands for all: the head is dear
         nll = [F.cross_entropy(model.lm_head(hidden[where]), targets[where]) for where in (answer, text) if where.any()]
+        curriculum.told(nll[0].item())
         return nll[0] + text_weight * sum(nll[1:]) * 4  # about four times as many tokens are text as answer
 
     excerpts = material.Excerpts(_rng(seed, f"critic {task}"), material.GENRE[task], samples)
-    batches = material.critic_batches(tokenizer, excerpts, task, rows=32, steps=_steps(steps, scale))
-    fit(model, batches, loss, steps=_steps(steps, scale), learning_rate=3e-3, warmup=0.03, progress=progress)
+    curriculum = material.Curriculum(_steps(steps, scale))
+
+    def tell(line: str) -> None:
+        progress(f"{line}  (answers {curriculum.loss:.4f}, texts of up to {curriculum.reach:.0f} words)")
+
+    batches = material.critic_batches(tokenizer, excerpts, task, curriculum)
+    fit(
+        model,
+        batches,
+        loss,
+        steps=curriculum.steps,
+        learning_rate=3e-3,
+        warmup=0.03,
+        progress=tell,
+    )
     return model

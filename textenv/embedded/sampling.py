@@ -55,5 +55,5 @@ def continuations(
         for row in torch.cat(drawn, 1).tolist():
             if stop and tokenizer.eos_token_id in row:
                 row = row[: row.index(tokenizer.eos_token_id)]
-            texts.append(tokenizer.decode(row).strip(" "))
+            texts.append(str(tokenizer.decode(row)).strip(" "))
     return texts

@@ -32,6 +32,8 @@ class CountLetter(Task):
     ) -> None:
         if len(letter) != 1:
             raise ValueError(f"letter must be one character, got {letter!r}")
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
         self.letter, self.max_new_tokens = letter, max_new_tokens
         super().__init__(
             prompts=prompts or [Prompt(f"Say {letter}: ")],

@@ -1,0 +1,89 @@
+"""Behaviour cloning learns texts, references and where they end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests import worlds
+from tests.worlds import BYTES, EOS, make
+from textenv.agents import BehaviourCloning, LMPolicy, TokenPPO, rollout
+from textenv.episode import Prompt
+
+
+def policy(**options: object) -> LMPolicy:
+    return LMPolicy(worlds.llama(initializer_range=0.02, **options), BYTES)
+
+
+def test_it_lowers_the_loss_and_learns_to_stop() -> None:
+    one = BehaviourCloning(policy(), [Prompt("hi: ", references=("yes",)), Prompt("ho: ", references=("no",))], learning_rate=1e-2, batch_size=2)
+    before = one.loss()
+    one.learn(400)
+    assert one.loss() < 0.05 < before
+    texts = rollout(make(prompts=["hi: ", "ho: "], max_new_tokens=8), one.policy, 2, prompts=[Prompt("hi: "), Prompt("ho: ")], deterministic=True)
+    assert [(e.text, e.finish_reason) for e in texts] == [("yes", "stop"), ("no", "stop")]
+
+
+def test_the_loss_is_the_mean_over_target_tokens() -> None:
+    one = BehaviourCloning(policy(), ["ab", Prompt("p", references=("xyz",))], batch_size=1)
+    with torch.no_grad():
+        logits = [one.policy.model(torch.tensor([row])).logits[0].log_softmax(-1) for row in ([257, 97, 98], [112, 120, 121, 122])]
+    log_probs = [logits[0][i, t] for i, t in enumerate([97, 98, EOS])] + [logits[1][i, t] for i, t in enumerate([120, 121, 122, EOS])]
+    assert one.loss() == pytest.approx(-torch.stack(log_probs).mean().item(), abs=1e-4)
+
+
+def test_every_reference_of_a_prompt_is_an_example() -> None:
+    assert len(BehaviourCloning(policy(), [Prompt("p", references=("a", "b", "c"))]).examples) == 3
+
+
+def test_the_prompts_of_an_environment_are_learned() -> None:
+    assert len(BehaviourCloning(policy(), make(prompts=["one", "two"])).examples) == 2
+
+
+def test_examples_end_where_the_models_positions_do() -> None:
+    one = BehaviourCloning(policy(), ["x" * 300, Prompt("y" * 125, references=("zzzzzz",)), Prompt("y" * 200, references=("z" * 100,))])
+    assert all(len(start) + len(target) <= 128 for start, target in one.examples)
+    assert one.learn(300).num_timesteps >= 300
+
+
+def test_two_runs_of_one_seed_are_equal() -> None:
+    runs = [BehaviourCloning(policy(), ["abc", "de", "fghi", "j k"], batch_size=2, seed=3).learn(40) for _ in range(2)]
+    assert worlds.same_weights(runs[0].policy, runs[1].policy)
+
+
+def test_the_global_generator_is_left_alone() -> None:
+    one = BehaviourCloning(policy(), ["abc", "de"], batch_size=2)
+    before = torch.get_rng_state().tolist()
+    one.learn(20)
+    assert torch.get_rng_state().tolist() == before
+
+
+def test_a_callback_can_stop_it() -> None:
+    one = BehaviourCloning(policy(), ["abc"] * 8, batch_size=2)
+    assert one.learn(10_000, callback=lambda local, _: False).num_timesteps < 100
+
+
+def test_what_it_saves_is_an_ordinary_model_and_a_warm_start(tmp_path: Path) -> None:
+    one = BehaviourCloning(policy(), ["abc", "abd"], batch_size=2, learning_rate=1e-2).learn(50)
+    one.save(tmp_path / "m")
+    assert worlds.same_weights(AutoModelForCausalLM.from_pretrained(tmp_path / "m"), one.policy.model)
+    assert worlds.same_weights(TokenPPO(str(tmp_path / "m"), make(), seed=0).policy.model, one.policy.model)
+
+
+@pytest.mark.parametrize("data", [[], [""]])
+def test_no_texts_are_refused(data: list[str]) -> None:
+    with pytest.raises(ValueError, match="at least one text"):
+        BehaviourCloning(policy(), data)
+
+
+def test_a_policy_without_a_tokenizer_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"no tokenizer to read texts with: LMPolicy\(model, tokenizer\)"):
+        BehaviourCloning(LMPolicy(worlds.llama()), ["abc"])
+
+
+def test_no_timesteps_are_refused() -> None:
+    with pytest.raises(ValueError, match="total_timesteps must be at least 1"):
+        BehaviourCloning(policy(), ["abc"]).learn(0)

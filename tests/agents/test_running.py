@@ -1,0 +1,32 @@
+"""The table of texts for TensorBoard trusts no text."""
+
+from __future__ import annotations
+
+from tests.worlds import credited, ids, make
+from textenv.agents.running import text_table
+
+
+def table(text: str, prompt: str = "p: ") -> str:
+    return text_table([credited(make(max_new_tokens=600), ids(text, end=True), prompt)])
+
+
+def test_a_row_tells_prompt_text_score_credit_and_ending() -> None:
+    header, rule, row = table("aab").split("\n")
+    assert header == "| prompt | text | score | credit | end |"
+    assert row == "| p: | aab | 0.003 | 0.003 | stop |"
+
+
+def test_a_text_cannot_break_out_of_its_cell() -> None:
+    row = table("<img src=x onerror=y> | ` * _ [link](javascript:z)\n| forged |").split("\n")[2]
+    assert len(table("a\nb\r\nc").split("\n")) == 3
+    assert row.count("|") == 6
+    assert not set("<>`*[") & set(row)
+
+
+def test_a_long_text_is_cut_with_an_ellipsis() -> None:
+    assert "x" * 400 + "…" in table("x" * 500)
+
+
+def test_as_many_rows_as_asked() -> None:
+    episodes = [credited(make(), ids("a", end=True))] * 5
+    assert len(text_table(episodes, 3).split("\n")) == 2 + 3

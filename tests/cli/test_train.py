@@ -1,0 +1,177 @@
+"""Training, measuring and listing, end to end in seconds on tiny saved models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+import textenv
+from tests import worlds
+from tests.cli.test_console import run
+from textenv.agents import TokenPPO
+
+SMALL = ("--k", 2, "--n-episodes", 4, "--batch-size", 4, "--n-epochs", 1, "--device", "cpu")
+
+
+@pytest.fixture
+def prompt_file(tmp_path: Path) -> Path:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": {"text": f"[bold]number\x1b[31m {i}"}}) + "\n" for i in range(16)))
+    return path
+
+
+@pytest.fixture
+def detox(prompt_file: Path, llama_directory: Path, classifier_directory: Path, tmp_path: Path) -> tuple[object, ...]:
+    """A command line on real components: a saved policy, a saved scorer, a prompt file, a word list."""
+    words = tmp_path / "words.txt"
+    words.write_text("a\nb\n")
+    return (
+        "textenv/Detox-v0", "--policy", llama_directory, "--scorer", classifier_directory, "--prompts", prompt_file,
+        "--critic", f"lexicon:{words}", "--reward", "critic_span", "--max-new-tokens", 6, "--max-prompt-tokens", 32,
+    )  # fmt: skip
+
+
+def test_a_run_ends_with_metrics_and_texts_before_and_after(detox: tuple[object, ...], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    code, output = run("train", *detox, *SMALL, "--total-timesteps", 50, "--out", out, "--tensorboard", tmp_path / "tb")
+    assert code == 0, output
+    for word in ("before", "after", "average_max_toxicity", "toxicity_probability", "perplexity", "mean_length", "…"):
+        assert word in output
+    assert "2 held-out prompts, 2 texts each; 95 % bootstrap intervals" in output
+    metrics = json.loads((out / "metrics.json").read_text())
+    for column in ("before", "after"):
+        low, high = metrics[column]["mean_toxicity"]["interval"]
+        assert low <= metrics[column]["mean_toxicity"]["value"] <= high
+    AutoModelForCausalLM.from_pretrained(out / "agent")
+    assert list((tmp_path / "tb").rglob("events*"))
+
+
+def test_texts_are_shown_without_what_acts_on_a_terminal(detox: tuple[object, ...]) -> None:
+    code, output = run("train", *detox, *SMALL, "--total-timesteps", 20)
+    assert code == 0, output
+    assert "\x1b" not in output
+    assert "[bold]number" in output
+
+
+def test_a_judge_that_gave_no_reward_measures_too(detox: tuple[object, ...], classifier_directory: Path, tmp_path: Path) -> None:
+    judge = worlds.saved(worlds.classifier("llama", seed=3), tmp_path / "other")
+    code, output = run("train", *detox, *SMALL, "--total-timesteps", 20, "--judge", judge, "--out", tmp_path / "run")
+    assert code == 0, output
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())["after"]
+    assert metrics["mean_toxicity (other)"]["value"] != metrics["mean_toxicity"]["value"]
+    assert "distinct_1 (other)" not in metrics
+
+
+def test_before_is_the_policy_that_was_given(detox: tuple[object, ...], tmp_path: Path) -> None:
+    out, file = tmp_path / "run", tmp_path / "metrics.json"
+    assert run("train", *detox, *SMALL, "--total-timesteps", 20, "--out", out)[0] == 0
+    without = detox[: detox.index("--critic")] + detox[detox.index("--max-new-tokens") :]
+    code, output = run("evaluate", *without, "--k", 2, "--device", "cpu", "--out", file, "--reference", detox[2])
+    assert code == 0, output
+    assert json.loads(file.read_text()) == json.loads((out / "metrics.json").read_text())["before"]
+
+
+def test_a_reference_with_other_tokens_is_an_error(detox: tuple[object, ...], tmp_path: Path) -> None:
+    other = worlds.saved(worlds.llama(400), tmp_path / "other", worlds.tokenizers()["byte_level_bpe"])
+    code, output = run("evaluate", *detox[:7], "--k", 2, "--device", "cpu", "--reference", other)
+    assert code == 2
+    assert "has another vocabulary than the policy" in output
+
+
+def test_a_policy_without_a_tokenizer_needs_one_named(detox: tuple[object, ...], tmp_path: Path) -> None:
+    bare = worlds.saved(worlds.llama(), tmp_path / "bare", tokenizer=None)
+    command = ("evaluate", *detox[:2], bare, *detox[3:7], "--k", 1, "--device", "cpu", "--max-new-tokens", 4)
+    code, output = run(*command)
+    assert code == 2
+    assert "holds no tokenizer" in output
+    code, output = run(*command, "--tokenizer", detox[2])
+    assert code == 0, output
+
+
+def test_a_run_goes_on_where_it_stopped_with_its_own_settings(detox: tuple[object, ...], tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run("train", *detox, *SMALL, "--total-timesteps", 20, "--out", parts)[0] == 0
+    first = json.loads((parts / "agent" / "agent.json").read_text())["counters"]["num_timesteps"]
+    code, output = run("train", "textenv/Detox-v0", "--resume", parts, *SMALL, "--total-timesteps", 60)
+    assert code == 0, output
+    counters = json.loads((parts / "agent" / "agent.json").read_text())["counters"]
+    assert first < 60 <= counters["num_timesteps"]
+    assert run("train", *detox, *SMALL, "--total-timesteps", 60, "--out", whole)[0] == 0
+    metrics = [json.loads((path / "metrics.json").read_text()) for path in (whole, parts)]
+    assert metrics[0]["before"] == metrics[1]["before"]
+    assert json.loads((whole / "agent" / "agent.json").read_text())["counters"] == counters
+
+
+def test_a_failure_leaves_the_last_checkpoint_whole(
+    detox: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, calls = TokenPPO.train, []
+
+    def fails_at_last(agent: TokenPPO, batch: object) -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise FloatingPointError("the loss became nan")
+        train(agent, batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(TokenPPO, "train", fails_at_last)
+    out = tmp_path / "run"
+    code, output = run("train", *detox, *SMALL, "--total-timesteps", 200, "--out", out, "--save-every", 1)
+    assert code == 2
+    assert "error: the loss became nan" in output
+    AutoModelForCausalLM.from_pretrained(out / "agent")
+    monkeypatch.undo()
+    assert run("train", "textenv/Detox-v0", "--resume", out, *SMALL, "--total-timesteps", 100)[0] == 0
+
+
+def test_count_letter_learns_with_a_policy_of_ones_own(llama_directory: Path, tmp_path: Path) -> None:
+    code, output = run("train", "textenv/CountLetter-v0", "--policy", llama_directory, *SMALL, "--total-timesteps", 20, "--k", 1)
+    assert code == 0, output
+    assert "mean_score" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("textenv/Nothing-v0",), "unknown environment 'textenv/Nothing-v0'; one of textenv/CountLetter-v0"),
+        (("textenv/CountLetter-v0",), "textenv/CountLetter-v0 has no policy of its own; name one: --policy DIR"),
+        (("--reward", "dense"), "unknown reward 'dense'"),
+        (("--payment", "later"), "payment must be"),
+        (("--total-timesteps", 0), "should be positive, got 0"),
+        (("--eval-prompts", 3), "--eval-prompts 3: there are 2 held-out prompts"),
+        (("--k", 0), "--k 0: at least one text"),
+        (("--column", "text=prompt.txt"), "no column 'prompt.txt'; the columns that exist: 'prompt.text'"),
+        (("--prompts", "missing.jsonl"), "no such file: 'missing.jsonl'"),
+        (("--judge", "./nowhere"), "./nowhere"),
+        (("--critic", "lexicon:./nowhere.txt"), "nowhere.txt"),
+        (("--max-new-tokens", 500), "the policy has 128 positions"),
+        (("--resume", "nowhere"), "nowhere holds no run to resume"),
+    ],
+)
+def test_bad_input_is_an_error_before_any_training(
+    detox: tuple[object, ...], tmp_path: Path, arguments: tuple[object, ...], message: str
+) -> None:
+    command = arguments if str(arguments[0]).startswith("textenv/") else (*detox, *SMALL, *arguments)
+    code, output = run("train", *command, "--out", tmp_path / "run")
+    assert code == 2, output
+    assert message in output
+    assert "before" not in output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_another_environment_is_not_resumed(tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text('{"env_id": "textenv/Sentiment-v0", "environment": {}}')
+    code, output = run("train", "textenv/Detox-v0", "--resume", tmp_path)
+    assert code == 2
+    assert "is a run of textenv/Sentiment-v0, not of textenv/Detox-v0" in output
+    (tmp_path / "settings.json").write_text("{")
+    assert "is not what textenv train wrote" in run("train", "textenv/Detox-v0", "--resume", tmp_path)[1]
+
+
+def test_list_shows_every_environment_and_reward() -> None:
+    code, output = run("list")
+    assert code == 0
+    for name in (*textenv.ENVIRONMENTS, *textenv.REWARDS):
+        assert name in output

@@ -1,0 +1,63 @@
+"""The critique format: what is asked, what a perfect critic answers, how an answer is read."""
+
+import random
+
+import pytest
+
+from textenv.embedded import grammar, truth
+from textenv.embedded.critique import critique_answer, critique_prompt, parse_critique
+from textenv.tokenization import load_tokenizer
+
+TRUTH = {"insults": truth.insult_spans, "sentiment": truth.sentiment_spans}
+
+
+@pytest.mark.parametrize("task", ["insults", "sentiment"])
+def test_the_right_answer_is_read_back_as_the_right_spans(task: str) -> None:
+    rng = random.Random(0)
+    for _ in range(1500):
+        text = grammar.sample(rng).text
+        text = text[rng.randrange(40) : rng.randrange(60, 700)]
+        spans = TRUTH[task](text)
+        assert parse_critique(text, critique_answer(text, spans, task), task) == spans
+
+
+def test_newlines_of_the_text_become_spaces() -> None:
+    assert critique_prompt("You\noaf.", "insults") == "You oaf.\nInsults:"
+
+
+def test_empty_lists_are_none() -> None:
+    assert critique_answer("The bed came.", [], "insults") == " none"
+    assert parse_critique("The bed came.", " none", "insults") == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("", "begins with"),
+        (" ", "begins with"),
+        (" oaf;", "names 'oaf;'"),
+        (" weasel", "names 'weasel'"),
+        (" oaf; oaf", "any more"),
+        (" oa", "names 'oa'"),
+        (" oaf\nInsults: none", "expected 1 lines"),
+    ],
+)
+def test_an_answer_that_is_not_strictly_in_the_format_raises(answer: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        parse_critique("You oaf.", answer, "insults")
+
+
+def test_an_unknown_task_names_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="insults, sentiment"):
+        critique_prompt("x", "grammar")
+
+
+@pytest.mark.parametrize("task", ["insults", "sentiment"])
+def test_the_question_is_a_prefix_of_question_and_answer_in_tokens(task: str) -> None:
+    tokenizer, rng = load_tokenizer(f"textenv/tiny-critic-{task}"), random.Random(0)
+    for _ in range(200):
+        text = grammar.sample(rng).text[: rng.randrange(1, 300)]
+        asked = critique_prompt(text, task)
+        question = tokenizer(asked).input_ids
+        whole = tokenizer(asked + critique_answer(text, TRUTH[task](text), task)).input_ids
+        assert whole[: len(question)] == question

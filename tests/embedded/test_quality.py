@@ -1,0 +1,94 @@
+"""The shipped models are as good as the README says, on texts that they were not trained on."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from textenv import embedded
+from textenv.embedded import grammar, quality, truth
+from textenv.embedded.material import GENRE
+from textenv.embedded.quality import BARS, Measure
+from textenv.embedded.sampling import continuations
+
+MODELS = Path(embedded.__file__).parent / "models"
+SCORER = {"insults": "tiny-toxicity", "sentiment": "tiny-sentiment"}
+
+
+def missed(measures: list[Measure]) -> list[str]:
+    return [quality.table([m]) for m in measures if not m.reached]
+
+
+def openings(task: str) -> list[str]:
+    return [prompt.text for prompt in embedded.prompts(GENRE[task], "test")]
+
+
+@pytest.mark.slow
+def test_the_language_model_is_close_to_the_grammar() -> None:
+    model, tokenizer = quality.load(MODELS, "tiny")
+    assert not missed(quality.language_model_quality(model, tokenizer, seed=1, documents=300))
+
+
+@pytest.mark.parametrize("task", ["insults", "sentiment"])
+@pytest.mark.parametrize("length", [28, 72])
+def test_the_scorers_agree_with_the_truth_on_cut_documents(task: str, length: int) -> None:
+    model, tokenizer = quality.load(MODELS, SCORER[task])
+    texts = quality.cut_documents(tokenizer, GENRE[task], length, 200, seed=1)
+    assert not missed(quality.scorer_quality(model, tokenizer, task, texts, "cut"))
+
+
+@pytest.mark.parametrize("task", ["insults", "sentiment"])
+def test_the_scorers_agree_with_the_truth_on_samples_of_the_language_model(task: str) -> None:
+    policy, tokenizer = quality.load(MODELS, "tiny")
+    texts = continuations(policy, tokenizer, openings(task)[:200], 28, torch.Generator().manual_seed(1))
+    model, _ = quality.load(MODELS, SCORER[task])
+    assert not missed(quality.scorer_quality(model, tokenizer, task, texts, "sampled"))
+
+
+@pytest.mark.parametrize("task", ["insults", "sentiment"])
+def test_the_scorers_do_not_mind_the_side_of_the_padding(task: str) -> None:
+    model, tokenizer = quality.load(MODELS, SCORER[task])
+    texts = quality.cut_documents(tokenizer, GENRE[task], 40, 8)
+    texts = [text[: 30 * (i + 1)] for i, text in enumerate(texts)]
+    with torch.inference_mode():
+        alone = torch.cat([model(**tokenizer(text, return_tensors="pt")).logits for text in texts])
+        for side in ("left", "right"):
+            tokenizer.padding_side = side
+            together = model(**tokenizer(texts, return_tensors="pt", padding=True)).logits
+            torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+
+
+def test_the_sentiment_scorer_is_graded() -> None:
+    model, tokenizer = quality.load(MODELS, "tiny-sentiment")
+    texts = ["The room was", "The room was good.", "The room was very good.", "The room was bad.", "The room was not good."]
+    with torch.inference_mode():
+        batch = tokenizer(texts, return_tensors="pt", padding=True)
+        nothing, good, very, bad, not_good = model(**batch).logits.softmax(-1)[:, 1].tolist()
+    assert abs(nothing - 0.5) < 0.1
+    assert 0.65 < good < very
+    assert max(bad, not_good) < 0.35
+
+
+@pytest.mark.parametrize(("task", "low", "high"), [(t, *b) for t in GENRE for b in quality.BUCKETS[:4]])
+def test_the_critics_name_the_true_spans(task: str, low: int, high: int) -> None:
+    model, tokenizer = quality.load(MODELS, f"tiny-critic-{task}")
+    texts = quality._critic_texts([], task, low, high, 150, seed=1)
+    measures = quality.critic_quality(model, tokenizer, task, texts, "documents")
+    assert not missed([m for m in measures if not m.what.startswith("episodes")])
+
+
+def test_a_measure_knows_on_which_side_of_its_bar_it_is() -> None:
+    below, above = next(iter(BARS)), "accuracy"
+    assert Measure("m", "w", "", 0.04, below).reached
+    assert not Measure("m", "w", "", 0.06, below).reached
+    assert not Measure("m", "w", "", 0.96, above).reached
+    assert Measure("m", "w", "", 0.0).reached
+    assert "MISSED" in quality.table([Measure("m", "w", "", 0.96, above)])
+
+
+def test_the_documents_that_are_cut_have_exactly_the_length_asked_for() -> None:
+    _, tokenizer = quality.load(MODELS, "tiny")
+    texts = quality.cut_documents(tokenizer, "detox", 28, 20)
+    assert {len(tokenizer(text, add_special_tokens=False).input_ids) for text in texts} <= {28, 29}
+    assert any(not truth.toxicity(text) for text in texts)
+    assert all(grammar.accepted_share([text], skip_first=True) in (1.0,) for text in texts if text.count(".") > 1)

@@ -1,0 +1,215 @@
+"""`textenv train`: a policy learns an environment, and is measured before and after on held-out prompts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from textenv.cli import options as o
+from textenv.cli.console import Debug, progress, say
+
+if TYPE_CHECKING:
+    import gymnasium as gym
+
+    from textenv.agents import TokenPPO
+
+__all__ = ["train"]
+
+SETTINGS = "settings.json"  # in --out, beside agent/ and metrics.json
+
+
+def train(
+    env_id: o.EnvId,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory of the run: agent, settings, metrics. Example: --out runs/detox")
+    ] = None,
+    reward: Annotated[
+        list[str] | None, typer.Option(help="Reward by name; several stack, innermost first. Example: --reward critic_span")
+    ] = None,
+    payment: Annotated[
+        str | None, typer.Option(help="When a stepping agent is paid: online or end. Example: --payment end")
+    ] = None,
+    policy: o.Policy = None,
+    tokenizer: o.Tokenizer = None,
+    scorer: o.ScorerOption = None,
+    critic: Annotated[
+        str | None, typer.Option(help="Critic: lexicon:FILE, or a language model. Example: --critic lexicon:words.txt")
+    ] = None,
+    prompts: o.Prompts = None,
+    column: o.Column = None,
+    max_prompt_tokens: o.MaxPromptTokens = None,
+    max_new_tokens: o.MaxNewTokens = None,
+    min_new_tokens: o.MinNewTokens = None,
+    total_timesteps: Annotated[
+        int, typer.Option(help="Tokens to generate while training. Example: --total-timesteps 100000")
+    ] = 200_000,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Learning rate; default: TokenPPO's. Example: --learning-rate 1e-4")
+    ] = None,
+    kl_coef: Annotated[float | None, typer.Option(help="Price of leaving the reference, per nat. Example: --kl-coef 0.05")] = None,
+    n_episodes: Annotated[int | None, typer.Option(help="Texts an iteration. Example: --n-episodes 128")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Texts an update. Example: --batch-size 32")] = None,
+    n_epochs: Annotated[int | None, typer.Option(help="Passes over an iteration. Example: --n-epochs 2")] = None,
+    seed: o.Seed = 0,
+    tensorboard: Annotated[
+        str | None, typer.Option(help="Log for TensorBoard into this directory. Example: --tensorboard runs/tb")
+    ] = None,
+    save_every: Annotated[int, typer.Option(help="Save after so many iterations. Example: --save-every 10")] = 25,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run of this directory. Example: --resume runs/detox")] = None,
+    judge: o.Judge = None,
+    k: o.K = 25,
+    eval_prompts: o.EvalPrompts = None,
+    device: o.Device = "auto",
+    overwrite: o.Overwrite = False,
+    debug: Debug = False,
+) -> None:
+    """Train a policy; measure it before and after.
+
+    Example: textenv train textenv/Detox-v0 --reward critic_span --out runs/detox
+    """
+    from textenv.cli.measuring import Measuring, as_json, show_metrics, show_texts
+
+    environment = o.given(
+        reward=reward, payment=payment, policy=policy, tokenizer=tokenizer, scorer=scorer, critic=critic, prompts=prompts,
+        columns=o.pairs(column) or None, max_prompt_tokens=max_prompt_tokens, max_new_tokens=max_new_tokens,
+        min_new_tokens=min_new_tokens,
+    )  # fmt: skip
+    learner = o.given(
+        learning_rate=learning_rate, kl_coef=kl_coef, n_episodes=n_episodes, batch_size=batch_size, n_epochs=n_epochs,
+        tensorboard_log=tensorboard,
+    )  # fmt: skip
+    if total_timesteps < 1 or save_every < 1:
+        raise ValueError(f"--total-timesteps and --save-every should be positive, got {total_timesteps} and {save_every}")
+    if resume is not None:
+        environment = {**_settings(resume, env_id), **environment}
+        out = out or resume
+    if out is not None:
+        out = o.free_directory(out, overwrite=overwrite or (resume is not None and out.resolve() == resume.resolve()))
+    env, held_out = make_environments(env_id, environment)
+    measure = Measuring(held_out, judge or [], eval_prompts, k, seed)
+    agent = _agent(env_id, env, environment, learner, seed, device, resume)
+    if total_timesteps <= agent.num_timesteps:
+        raise ValueError(
+            f"the run has {agent.num_timesteps} timesteps behind it; give a --total-timesteps above that, got {total_timesteps}"
+        )
+    if out is not None:
+        if resume is None:  # what another run left is no part of this one
+            shutil.rmtree(out / "agent", ignore_errors=True)
+            (out / "metrics.json").unlink(missing_ok=True)
+        _write(out / SETTINGS, {"env_id": env_id, "environment": environment})
+
+    before = measure(agent.reference, agent.reference, "before")
+    _learn(agent, total_timesteps, out, save_every)
+    after = measure(agent.policy, agent.reference, "after")
+    columns = {"before": before, "after": after}
+    if out is not None:
+        _write(out / "metrics.json", {name: as_json(measured) for name, measured in columns.items()})
+    show_texts(columns)
+    show_metrics(columns)
+    if out is not None:
+        say(f"saved in {out}", style="bold")
+
+
+def make_environments(env_id: str, arguments: dict[str, Any]) -> tuple[gym.Env[Any, Any], gym.Env[Any, Any]]:
+    """The environment to learn, and one of held-out prompts without its critic; they share the scorer."""
+    import gymnasium as gym
+
+    import textenv
+
+    if env_id not in textenv.ENVIRONMENTS:
+        raise ValueError(f"unknown environment {env_id!r}; one of {', '.join(textenv.ENVIRONMENTS)}")
+    arguments = dict(arguments)
+    policy = arguments.pop("policy", None)
+    if policy is not None:
+        arguments.setdefault("tokenizer", policy)
+    env = gym.make(env_id, **{**arguments, "split": "train"})
+    for name in ("reward", "payment", "critic"):
+        arguments.pop(name, None)
+    arguments |= {"split": "test", "scorer": env.get_wrapper_attr("task").scorer}
+    return env, gym.make(env_id, **arguments)
+
+
+def load_policy(env_id: str, environment: dict[str, Any], device: str) -> Any:
+    """The policy that is named, or the embedded one of the environment.
+
+    Raises:
+        ValueError: the environment has none.
+    """
+    import textenv
+    from textenv.agents import LMPolicy
+
+    default = str(textenv.ENVIRONMENTS[env_id]["tokenizer"])
+    name = environment.get("policy", default if default.startswith("textenv/") else None)
+    if name is None:
+        raise ValueError(f"{env_id} has no policy of its own; name one: --policy DIR")
+    return LMPolicy(name, environment.get("tokenizer"), device=device)
+
+
+def _agent(
+    env_id: str,
+    env: gym.Env[Any, Any],
+    environment: dict[str, Any],
+    learner: dict[str, Any],
+    seed: int,
+    device: str,
+    resume: Path | None,
+) -> TokenPPO:
+    from textenv.agents import TokenPPO
+
+    if resume is not None:
+        return TokenPPO.load(resume / "agent", env, device=device, **learner)
+    return TokenPPO(load_policy(env_id, environment, device), env, seed=seed, **learner)
+
+
+def _learn(agent: TokenPPO, total_timesteps: int, out: Path | None, save_every: int) -> None:
+    """Train up to `total_timesteps` in all, saving now and then and at the end."""
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    begun = agent.num_timesteps
+
+    class Report(BaseCallback):
+        def _on_step(self) -> bool:
+            episodes = self.locals["episodes"]
+            score = sum(episode.score for episode in episodes) / len(episodes)
+            done = agent.num_timesteps - begun
+            meter.update(min(done, meter.goal), tokens=done, note=f"score {score:.3f}")
+            if out is not None and agent.iteration and agent.iteration % save_every == 0:
+                agent.save(out / "agent")
+            return True
+
+    with progress("train", total_timesteps - begun) as meter:
+        agent.learn(total_timesteps - begun, callback=Report(), reset_num_timesteps=begun == 0)
+    if out is not None:
+        agent.save(out / "agent")
+
+
+def _settings(run: Path, env_id: str) -> dict[str, Any]:
+    """The environment's arguments of a run that is resumed.
+
+    Raises:
+        FileNotFoundError: no run there.
+        ValueError: a run of another environment, or a broken file.
+    """
+    file = run / SETTINGS
+    if not file.is_file():
+        raise FileNotFoundError(f"{run} holds no run to resume (no {SETTINGS}); textenv train --out writes one")
+    try:
+        saved = json.loads(file.read_text(encoding="utf-8"))
+        found, environment = saved["env_id"], dict(saved["environment"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is not what textenv train wrote: {error}") from error
+    if found != env_id:
+        raise ValueError(f"{run} is a run of {found}, not of {env_id}")
+    return environment
+
+
+def _write(file: Path, content: dict[str, Any]) -> None:
+    """Write JSON, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f".{file.name}.draft")
+    draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    draft.replace(file)
