@@ -98,8 +98,8 @@ class BehaviourCloning:
             raise ValueError(f"total_timesteps must be at least 1, got {total_timesteps}")
         self._logger = configure_logger(self.verbose, self.tensorboard_log, tb_log_name, True)
         calls, bar = prepare_callback(self, callback, progress_bar)
-        mean = sum(len(target) for _, target in self.examples) / len(self.examples)
-        steps = math.ceil(total_timesteps / (mean * self.batch_size))
+        tokens, batches_a_pass = sum(len(target) for _, target in self.examples), math.ceil(len(self.examples) / self.batch_size)
+        steps = math.ceil(total_timesteps * batches_a_pass / tokens)
         going = True
         calls.on_training_start(locals(), globals())
 

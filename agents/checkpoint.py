@@ -48,7 +48,9 @@ def save_agent(
         kind: the class of the agent.
         state: settings and counters, JSON values.
     """
-    content = json.dumps({"agent": kind, "version": textenv.__version__, "temperature": policy.temperature, **state}, indent=2)
+    dtype = str(policy.model.dtype).removeprefix("torch.")
+    head = {"agent": kind, "version": textenv.__version__, "temperature": policy.temperature, "dtype": dtype}
+    content = json.dumps({**head, **state}, indent=2)
     with atomic_directory(path) as scratch, quiet_files():
         policy.model.save_pretrained(scratch)
         if policy.tokenizer is not None:
@@ -82,17 +84,19 @@ def load_agent_file(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
 
 
 def load_policy(path: str | os.PathLike[str], **arguments: Any) -> LMPolicy:
-    """The policy of a saved agent, with its value head. Arguments as for `LMPolicy`."""
+    """The policy of a saved agent, with its value head. Arguments as for `LMPolicy`, device and dtype among them."""
     directory = Path(path)
     tokenizer = directory if any(directory.glob("tokenizer*")) else None
-    policy = LMPolicy(load_causal_lm(directory, device=arguments.get("device", "auto")), tokenizer, **arguments)
+    model = load_causal_lm(directory, dtype=arguments["dtype"], device=arguments["device"])
+    policy = LMPolicy(model, tokenizer, **arguments)
     policy.value_head.load_state_dict(load_file(directory / "value_head.safetensors", device=str(policy.device)))
     return policy
 
 
 def load_reference(path: str | os.PathLike[str], name: str | None, policy: LMPolicy, **arguments: Any) -> LMPolicy:
     """The frozen reference of a saved agent: by its name, or from the directory. Arguments as for `LMPolicy`."""
-    model = load_causal_lm(Path(path) / "reference" if name is None else name, device=policy.device)
+    source = Path(path) / "reference" if name is None else name
+    model = load_causal_lm(source, dtype=policy.model.dtype, device=policy.device)
     reference = LMPolicy(model, policy.tokenizer, **arguments)
     reference.source = name
     return reference.requires_grad_(False).eval()

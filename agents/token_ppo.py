@@ -117,8 +117,8 @@ class TokenPPO:
         self.env = env
         self.rule: ActionRule = env.get_wrapper_attr("action_rule")
         self.policy.fit_to(env)
-        self.reference = self.policy.frozen_copy() if reference is None else reference
-        if reference is None and isinstance(policy, LMPolicy):
+        self.reference = reference or self.policy.frozen_copy()
+        if reference is None and policy is self.policy:
             self.reference.source = None  # it may have been trained since it was read: no name finds it again
         self.learning_rate, self.clip_range, self.clip_range_vf = learning_rate, clip_range, clip_range_vf
         self.n_episodes, self.batch_size, self.n_epochs = n_episodes, batch_size, n_epochs
@@ -208,7 +208,7 @@ class TokenPPO:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the agent to a directory (see `textenv.agents.checkpoint`), whole or not at all."""
-        if self.reference.source is not None and os.path.realpath(self.reference.source) == os.path.realpath(path):
+        if os.path.realpath(self.reference.source or "") == os.path.realpath(path):
             self.reference.source = None  # what it was read from is about to be replaced
         state = {
             "settings": {name: value for name, value in self._settings().items() if not callable(value)},
@@ -218,14 +218,9 @@ class TokenPPO:
             "env_generator": self.env.unwrapped.np_random.bit_generator.state,
         }
         save_agent(
-            path,
-            kind="TokenPPO",
-            policy=self.policy,
-            reference=self.reference,
-            optimizer=self.optimizer,
-            generator=self.generator,
-            state=state,
-        )
+            path, kind="TokenPPO", policy=self.policy, reference=self.reference, optimizer=self.optimizer,
+            generator=self.generator, state=state,
+        )  # fmt: skip
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], env: gym.Env[Any, Any], *, device: Any = "auto", **settings: Any) -> TokenPPO:
@@ -237,7 +232,8 @@ class TokenPPO:
             **settings: override what was saved.
         """
         state = load_agent_file(path, "TokenPPO")
-        policy = load_policy(path, temperature=state["temperature"], device=device)
+        dtype = getattr(torch, state["dtype"])
+        policy = load_policy(path, temperature=state["temperature"], device=device, dtype=dtype)
         reference = load_reference(path, state["reference"], policy, temperature=state["temperature"], device=device)
         agent = cls(policy, env, reference=reference, **{**state["settings"], **settings})
         load_optimizer(path, agent.optimizer, agent.generator)
@@ -259,8 +255,7 @@ class TokenPPO:
         self._logger, self._custom_logger = logger, True
 
     def get_vec_normalize_env(self) -> None:
-        """None: observations are ids (asked for by Stable-Baselines3's `EvalCallback`)."""
-        return
+        """None: nothing is normalised (`EvalCallback` asks)."""
 
     def get_env(self) -> VecEnv:
         """The environment as Stable-Baselines3's callbacks expect it."""

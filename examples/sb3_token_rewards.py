@@ -28,4 +28,5 @@ envs = make_vec_env(lambda: gym.make("textenv/CountLetter-v0", reward=reward, pa
 agent = PPO("MlpPolicy", envs, n_steps=128, batch_size=128, learning_rate=3e-3, gamma=1.0, seed=0)
 agent.learn(options.total_timesteps, callback=None if options.sparse else TokenRewards())
 mean, _ = evaluate_policy(agent, envs, n_eval_episodes=16)
-print(f"{options.total_timesteps} tokens, reward={reward}: mean return {mean:.2f} (2.00 is perfect with critic_span, 1.00 with sparse)")
+best = 1 if options.sparse else 2
+print(f"{options.total_timesteps} tokens, reward={reward}: mean return {mean:.2f} of at most {best}")

@@ -148,7 +148,7 @@ def test_a_special_token_holds_no_character(name: str) -> None:
     assert begin == end == len(text)
 
 
-@given(words=st.lists(st.sampled_from("quick brown fox weasel goat jalapeno one seven zebra".split()), min_size=1, max_size=6))
+@given(words=st.lists(st.sampled_from(["quick", "fox", "weasel", "goat", "jalapeno", "seven", "zebra"]), min_size=1, max_size=6))
 @pytest.mark.parametrize("name", ["word_piece", "plain_bpe"])
 def test_tokens_without_bytes_are_placed_where_their_letters_stand(name: str, words: list[str]) -> None:
     tokens, place = encode(name, " ".join(words)), TokenText(TOKENIZERS[name])

@@ -155,7 +155,11 @@ def test_step_after_the_end_says_what_to_do() -> None:
 
 @pytest.mark.parametrize(
     ("tokens", "message"),
-    [([1, VOCABULARY], "token 259 is out of range"), ([97] * 17, "17 tokens exceed max_new_tokens=16"), ([EOS, 97], "go on after EOS")],
+    [
+        ([1, VOCABULARY], "token 259 is out of range"),
+        ([97] * 17, "17 tokens exceed max_new_tokens=16"),
+        ([EOS, 97], "go on after EOS"),
+    ],
 )
 def test_an_episode_of_impossible_tokens_is_refused(tokens: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -168,10 +172,10 @@ def test_an_episode_of_impossible_tokens_is_refused(tokens: list[int], message: 
 def test_a_long_prompt_loses_its_left_end_and_is_warned_of_once() -> None:
     env = make(prompts=["abcdef"], max_prompt_tokens=4)
     with pytest.warns(UserWarning, match=r"prompt of 6 tokens exceeds max_prompt_tokens=4") as said:
-        observation, _ = env.reset()
-        env.reset()
+        first, second = (env.reset()[0] for _ in range(2))
     assert len(said) == 1
-    assert bytes(observation[:4].tolist()) == b"cdef"
+    assert first.tolist() == second.tolist()
+    assert bytes(first[:4].tolist()) == b"cdef"
 
 
 def test_a_long_prompt_is_refused_before_training_where_asked() -> None:
@@ -332,3 +336,28 @@ def test_a_specification_survives_copying() -> None:
     scorer = Heavy(worlds.constant_scorer(1.0))
     env = make(scorer=scorer)
     assert copy.deepcopy(env.spec).kwargs["scorer"].value is scorer
+
+
+def test_a_long_prompt_keeps_the_token_that_begins_a_text() -> None:
+    env = gym.make("textenv/Detox-v0", prompts=["You are right about the soup. " * 9], max_prompt_tokens=8)
+    tokenizer = env.get_wrapper_attr("tokenizer")
+    with pytest.warns(UserWarning, match="left end is cut"):
+        ids = env.get_wrapper_attr("prompt_tokens")(env.get_wrapper_attr("task").prompts[0])
+    assert len(ids) == 8
+    assert ids[0] == tokenizer.bos_token_id
+
+
+@pytest.mark.parametrize("name", ["scorer", "critic"])
+def test_a_bare_model_is_refused_with_the_way_to_wrap_it(name: str) -> None:
+    with pytest.raises(TypeError, match=f"{name}=.*got a model"):
+        gym.make("textenv/CountLetter-v0", reward="critic_span", **{name: worlds.llama()})
+
+
+def test_a_wrong_pay_every_is_refused_whatever_the_reward() -> None:
+    with pytest.raises(ValueError, match="pay_every"):
+        gym.make("textenv/CountLetter-v0", pay_every="sentence")
+
+
+def test_columns_without_prompts_are_refused() -> None:
+    with pytest.raises(ValueError, match="columns"):
+        gym.make("textenv/CountLetter-v0", columns={"text": "prompt"})

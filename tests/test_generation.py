@@ -115,7 +115,11 @@ def test_a_token_of_probability_zero_is_never_sampled(logits: list[float], unifo
         assert row.softmax(-1)[0, token] > 0
 
 
-@given(logits=st.lists(st.floats(-5, 5), min_size=2, max_size=9), k=st.integers(1, 9), uniform=st.floats(0, 1, exclude_max=True, width=32))
+@given(
+    logits=st.lists(st.floats(-5, 5), min_size=2, max_size=9),
+    k=st.integers(1, 9),
+    uniform=st.floats(0, 1, exclude_max=True, width=32),
+)
 def test_top_k_samples_among_the_k_most_likely(logits: list[float], k: int, uniform: float) -> None:
     (token,) = sample(torch.tensor([logits]), torch.tensor([uniform]), top_k=k).tolist()
     probabilities = torch.tensor(logits).softmax(0)
@@ -127,7 +131,11 @@ def test_top_k_keeps_k_tokens_of_equal_probability() -> None:
     assert len(set(tokens.tolist())) == 3
 
 
-@given(logits=st.lists(st.floats(-5, 5), min_size=2, max_size=9), p=st.floats(0.05, 0.95), uniform=st.floats(0, 1, exclude_max=True, width=32))
+@given(
+    logits=st.lists(st.floats(-5, 5), min_size=2, max_size=9),
+    p=st.floats(0.05, 0.95),
+    uniform=st.floats(0, 1, exclude_max=True, width=32),
+)
 def test_top_p_samples_from_the_smallest_set_that_holds_p(logits: list[float], p: float, uniform: float) -> None:
     (token,) = sample(torch.tensor([logits]), torch.tensor([uniform]), top_p=p).tolist()
     probabilities = torch.tensor(logits).softmax(0)

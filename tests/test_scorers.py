@@ -140,7 +140,10 @@ def test_a_scorer_is_not_copied_with_its_environment() -> None:
     assert copy.deepcopy(judge) is judge
 
 
-@pytest.mark.parametrize(("name", "error", "message"), [("none", FileNotFoundError, "no tokenizer directory at"), (".", ValueError, "holds no tokenizer")])
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [("none", FileNotFoundError, "no tokenizer directory at"), (".", ValueError, "holds no tokenizer")],
+)
 def test_a_directory_that_holds_no_model_is_named(tmp_path: Path, name: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         SequenceClassifierScorer(tmp_path / name, label="toxic")

@@ -14,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 import transformers
+from stable_baselines3.common.logger import KVWriter
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -215,6 +216,19 @@ def constant_scorer(value: float) -> Callable[[Sequence[Episode]], list[float]]:
 def even_share(episodes: Sequence[Episode]) -> list[float]:
     """The share of even ids: a verdict that differs between random texts."""
     return [float(np.mean(episode.tokens % 2 == 0)) for episode in episodes]
+
+
+class Memory(KVWriter):
+    """Keeps what was logged."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def write(self, key_values: dict[str, Any], key_excluded: Any, step: int = 0) -> None:
+        self.rows.append(dict(key_values))
+
+    def close(self) -> None:
+        pass
 
 
 class CountedCritic:

@@ -162,7 +162,9 @@ class TextEnv(gym.Env[Observation, np.int64]):
             if not self._warned_long:
                 self._warned_long = True
                 warnings.warn(f"{message}; its left end is cut (said once)", stacklevel=2)
-            ids = ids[-self.max_prompt_tokens :]
+            kept = ids[-self.max_prompt_tokens :]
+            begins = ids[0] == self.tokenizer.bos_token_id and self.max_prompt_tokens > 1
+            ids = [ids[0], *kept[1:]] if begins else kept  # models that begin with BOS have never seen a text without
         return np.array(ids, np.int64)
 
     def episode(self, prompt: Prompt, tokens: Sequence[int] | NDArray[np.int64]) -> Episode:

@@ -100,7 +100,10 @@ def sample(logits: Tensor, uniforms: Tensor, *, top_k: int = 0, top_p: float = 1
     total = cumulative[:, -1:]
     # u·total may round up to total: stay below it, or a token of probability zero could be chosen.
     target = torch.minimum(uniforms[:, None].to(total) * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+    chosen = torch.searchsorted(cumulative, target, right=True)
+    # A parallel cumulative sum (CUDA) may rise by rounding where a probability is zero.
+    impossible = probabilities.gather(-1, chosen) == 0
+    return torch.where(impossible, probabilities.argmax(-1, keepdim=True), chosen).squeeze(-1)
 
 
 @torch.inference_mode()

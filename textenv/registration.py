@@ -12,9 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import gymnasium as gym
+import torch
 
 from textenv.env import TextEnv
 from textenv.prompts import load_prompts
+from textenv.reward import check_pay_every
 from textenv.shared import unwrap
 from textenv.tokenization import load_tokenizer
 
@@ -98,6 +100,13 @@ def make(
     reward, critic, prompts = arguments.pop("reward"), arguments.pop("critic"), arguments.pop("prompts")
     if payment not in ("online", "end"):
         raise ValueError(f'payment must be "online" or "end", got {payment!r}')
+    check_pay_every(pay_every)
+    for name, given, way_out in (
+        ("scorer", arguments["scorer"], "SequenceClassifierScorer(model, tokenizer=..., label=...)"),
+        ("critic", critic, "LanguageModelCritic(model, form, tokenizer=...)"),
+    ):
+        if isinstance(given, torch.nn.Module):
+            raise TypeError(f"{name}= got a model ({type(given).__name__}); say how it is to be asked: {name}={way_out}")
     rewards = _rewards(reward, critic)
     env: gym.Env[Any, Any] = TextEnv(
         _task(task, prompts, arguments.pop("columns"), split, max_new_tokens, tokenizer_free(arguments)),
@@ -134,9 +143,9 @@ def _task(
     if unknown:
         valid = sorted(set(takes) - own)
         raise TypeError(f"{cls.__name__} takes no argument {sorted(unknown)}; its own are {valid}, beside those of every id")
+    if columns is not None and prompts is None:
+        raise ValueError(f"columns={columns} without prompts=: they name the fields of one's own prompts")
     if "split" in takes and prompts is None:
-        if columns is not None:
-            raise ValueError(f"columns={columns} without prompts=: they name the fields of one's own prompts")
         arguments["split"] = split or "train"
     if prompts is not None:
         arguments["prompts"] = load_prompts(prompts, columns=columns, split=split)

@@ -23,7 +23,7 @@ from textenv.env import Observation
 from textenv.episode import Episode
 from textenv.render import render_episode
 
-__all__ = ["RewardWrapper"]
+__all__ = ["RewardWrapper", "check_pay_every"]
 
 
 class RewardWrapper(gym.Wrapper[Observation, np.int64, Observation, np.int64], ABC):
@@ -132,3 +132,14 @@ class RewardWrapper(gym.Wrapper[Observation, np.int64, Observation, np.int64], A
             t = int(np.flatnonzero(~np.isfinite(values))[0])
             raise ValueError(f"{where}: reward {values[t]} at token {t}; credit must be finite")
         return values
+
+
+def check_pay_every(pay_every: object) -> None:
+    """Raise unless it is "segment", "token" or a number of tokens.
+
+    Raises:
+        ValueError: with what was given.
+    """
+    number = isinstance(pay_every, int) and not isinstance(pay_every, bool) and pay_every >= 1
+    if pay_every not in ("segment", "token") and not number:
+        raise ValueError(f'pay_every must be "segment", "token" or a number of at least 1, got {pay_every!r}')

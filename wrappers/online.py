@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from textenv.env import Observation
 from textenv.episode import Episode
-from textenv.reward import RewardWrapper
+from textenv.reward import RewardWrapper, check_pay_every
 
 __all__ = ["OnlineReward"]
 
@@ -57,9 +57,7 @@ class OnlineReward(RewardWrapper):
 
     def __init__(self, env: gym.Env[Any, Any], *, pay_every: Literal["segment", "token"] | int = "segment") -> None:
         super().__init__(env)
-        whole_number = isinstance(pay_every, int) and not isinstance(pay_every, bool) and pay_every >= 1
-        if pay_every not in ("segment", "token") and not whole_number:
-            raise ValueError(f'pay_every must be "segment", "token" or a number of at least 1, got {pay_every!r}')
+        check_pay_every(pay_every)
         self.pay_every = pay_every
         self._causal_part, self._all_causal = _causal_part(env)
         self._hindsight = 0.0  # credit of the text so far that is not causal, as last read

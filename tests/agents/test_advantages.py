@@ -86,7 +86,9 @@ def test_an_adaptive_coefficient_follows_the_clipped_error(kl: float, factor: fl
     assert beta.value == pytest.approx(0.5 * factor)
 
 
-@pytest.mark.parametrize(("arguments", "message"), [((-0.1, None), "kl_coef must not be negative"), ((0.1, 0.0), "kl_target must be above 0")])
+@pytest.mark.parametrize(
+    ("arguments", "message"), [((-0.1, None), "kl_coef must not be negative"), ((0.1, 0.0), "kl_target must be above 0")]
+)
 def test_an_impossible_coefficient_is_refused(arguments: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         KLCoefficient(arguments[0], target=arguments[1])

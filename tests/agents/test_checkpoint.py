@@ -42,7 +42,11 @@ def test_a_loaded_agent_goes_on_as_if_it_had_never_stopped(tmp_path: Path, optio
     straight.learn(30, reset_num_timesteps=False)
     resumed = TokenPPO.load(tmp_path / "a", environment()).learn(30, reset_num_timesteps=False)
     assert worlds.same_weights(straight.policy, resumed.policy)
-    assert (straight.num_timesteps, straight.n_updates, straight.iteration) == (resumed.num_timesteps, resumed.n_updates, resumed.iteration)
+    assert (straight.num_timesteps, straight.n_updates, straight.iteration) == (
+        resumed.num_timesteps,
+        resumed.n_updates,
+        resumed.iteration,
+    )
     assert straight.kl.value == resumed.kl.value
 
 
@@ -152,3 +156,9 @@ def test_an_environment_of_other_tokens_is_refused(tmp_path: Path) -> None:
     agent().save(tmp_path / "a")
     with pytest.raises(ValueError, match="tokenizer"):
         TokenPPO.load(tmp_path / "a", make(tokenizer=worlds.tokenizers()["word_piece"]))
+
+
+def test_weights_come_back_in_their_own_precision(tmp_path: Path) -> None:
+    agent(LMPolicy(worlds.llama().to(torch.bfloat16))).save(tmp_path / "a")
+    two = TokenPPO.load(tmp_path / "a", environment())
+    assert two.policy.model.dtype == two.reference.model.dtype == torch.bfloat16

@@ -41,7 +41,9 @@ def test_a_judge_scores_instead_of_the_environment() -> None:
     assert out.metrics["mean_score"] == pytest.approx(0.7)
 
 
-@pytest.mark.parametrize(("judge", "message"), [(lambda e: [0.5], "1 scores for 3"), (lambda e: [float("nan")] * 3, "nan for episode 0")])
+@pytest.mark.parametrize(
+    ("judge", "message"), [(lambda e: [0.5], "1 scores for 3"), (lambda e: [float("nan")] * 3, "nan for episode 0")]
+)
 def test_a_judge_is_checked_like_a_scorer(judge: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         evaluate(LMPolicy(worlds.llama()), env(), judge=judge)
@@ -91,7 +93,12 @@ def test_an_agent_a_policy_a_model_and_a_directory_are_all_policies(llama_direct
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"n": 4}, "n=4 prompts asked for, the environment has 3"), ({"n": 0}, "n=0"), ({"k": 0}, "k must be at least 1"), ({"k": 2, "deterministic": True}, "1 for greedy")],
+    [
+        ({"n": 4}, "n=4 prompts asked for, the environment has 3"),
+        ({"n": 0}, "n=0"),
+        ({"k": 0}, "k must be at least 1"),
+        ({"k": 2, "deterministic": True}, "1 for greedy"),
+    ],
 )
 def test_a_number_that_does_not_fit_is_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -37,7 +37,10 @@ def test_log_probabilities_are_those_of_the_models_own_forward(name: str) -> Non
     model = MODELS[name]()
     policy = LMPolicy(model)
     got = policy.evaluate(PROMPTS, TEXTS, RULE).log_probs
-    expected = [direct(model, p, t).log_softmax(-1).gather(1, torch.from_numpy(t)[:, None]).squeeze(1) for p, t in zip(PROMPTS, TEXTS, strict=True)]
+    expected = [
+        direct(model, p, t).log_softmax(-1).gather(1, torch.from_numpy(t)[:, None]).squeeze(1)
+        for p, t in zip(PROMPTS, TEXTS, strict=True)
+    ]
     assert torch.allclose(got, torch.cat(expected), atol=1e-5)
 
 
@@ -188,7 +191,7 @@ def test_a_temperature_of_nothing_is_refused(temperature: float) -> None:
 
 
 def test_a_policy_with_fewer_ids_than_the_tokenizer_is_refused() -> None:
-    with pytest.raises(ValueError, match="200 ids, the environment's tokenizer.* 259"):
+    with pytest.raises(ValueError, match=r"200 ids, the environment's tokenizer.* 259"):
         TokenPPO(worlds.llama(200, bos_token_id=1, eos_token_id=2), make())
 
 

@@ -11,7 +11,7 @@ def table(text: str, prompt: str = "p: ") -> str:
 
 
 def test_a_row_tells_prompt_text_score_credit_and_ending() -> None:
-    header, rule, row = table("aab").split("\n")
+    header, _, row = table("aab").split("\n")
     assert header == "| prompt | text | score | credit | end |"
     assert row == "| p: | aab | 0.003 | 0.003 | stop |"
 

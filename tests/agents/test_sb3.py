@@ -12,7 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from tests.worlds import make
+from tests.worlds import Memory, make
 from textenv.agents import TokenRewards
 from textenv.episode import Episode
 
@@ -48,13 +48,16 @@ def learn(algorithm: Any = PPO, rollouts: int = 3, callback: Any = None, **optio
     if algorithm is PPO:
         settings |= {"batch_size": 2 * STEPS, "n_epochs": 1}
     model = algorithm("MlpPolicy", envs(**options), **settings)
-    model.set_logger(Logger(None, []))
+    model.memory = Memory()
+    model.set_logger(Logger(None, [model.memory]))
     model.learn(rollouts * STEPS * 2, callback=CallbackList([callback or TokenRewards(), witness]))
     return model, witness
 
 
 @pytest.mark.parametrize("algorithm", [PPO, A2C])
-@pytest.mark.parametrize("payment", [{"payment": "end"}, {"payment": "online", "pay_every": "token"}, {"payment": "online"}], ids=str)
+@pytest.mark.parametrize(
+    "payment", [{"payment": "end"}, {"payment": "online", "pay_every": "token"}, {"payment": "online"}], ids=str
+)
 def test_the_buffer_holds_the_credit_that_info_tells(algorithm: Any, payment: dict[str, Any]) -> None:
     _, witness = learn(algorithm, **payment, prompts=["p"], critic=evens)
     assert any(episode.rewards[:-1].any() for *_, episode in witness.texts)
@@ -80,7 +83,7 @@ def test_credit_of_an_earlier_rollout_is_counted_as_lost() -> None:
     assert first == 0
     model, witness = learn(rollouts=2)
     second = sum(len(e) - min(len(e), last + 1) for rollout, last, _, e in witness.texts if rollout == 1)
-    assert model.logger.name_to_value["credit/tokens_lost"] == second > 0
+    assert model.memory.rows[-1]["credit/tokens_lost"] == second > 0
 
 
 def test_nothing_is_lost_where_rollouts_hold_whole_texts() -> None:
@@ -119,12 +122,13 @@ def test_an_algorithm_without_a_rollout_buffer_is_refused() -> None:
 def test_an_environment_without_texts_is_refused() -> None:
     import gymnasium as gym
 
-    model = PPO("MlpPolicy", DummyVecEnv([lambda: gym.make("CartPole-v1", max_episode_steps=2)]), n_steps=8, batch_size=8, device="cpu")
+    model = PPO(
+        "MlpPolicy", DummyVecEnv([lambda: gym.make("CartPole-v1", max_episode_steps=2)]), n_steps=8, batch_size=8, device="cpu"
+    )
     with pytest.raises(ValueError, match=r"without info\['text_episode'\]; TokenRewards serves text environments"):
         model.learn(8, callback=TokenRewards())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("algorithm", "settings"),
     [

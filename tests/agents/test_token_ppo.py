@@ -17,27 +17,14 @@ from stable_baselines3.common.callbacks import (
     EveryNTimesteps,
     StopTrainingOnRewardThreshold,
 )
-from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
 
 from tests import worlds
-from tests.worlds import EOS, make
+from tests.worlds import EOS, Memory, make
 from textenv.agents import LMPolicy, TokenPPO, evaluate, rollout
 
 BATCH = {"n_episodes": 8, "batch_size": 4, "n_epochs": 2}
-
-
-class Memory(KVWriter):
-    """Keeps what was logged."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-
-    def write(self, key_values: dict[str, Any], key_excluded: Any, step: int = 0) -> None:
-        self.rows.append(dict(key_values))
-
-    def close(self) -> None:
-        pass
 
 
 def agent(*, reward: Any = "critic_span", seed: int | None = 0, model: Any = None, env: Any = None, **options: Any) -> TokenPPO:
@@ -158,7 +145,10 @@ def test_an_adaptive_coefficient_rises_with_a_kl_above_its_target() -> None:
 
 
 def test_schedules_follow_the_remaining_share_of_the_run() -> None:
-    rows = logged(agent(learning_rate=lambda left: 1e-3 * left, clip_range=lambda left: 0.1 + 0.1 * left, clip_range_vf=lambda left: left), 120)
+    rows = logged(
+        agent(learning_rate=lambda left: 1e-3 * left, clip_range=lambda left: 0.1 + 0.1 * left, clip_range_vf=lambda left: left),
+        120,
+    )
     rates = [row["train/learning_rate"] for row in rows]
     assert rates[0] == 1e-3
     assert len(rates) > 2
@@ -254,7 +244,12 @@ def test_checkpoints_are_written_while_learning(tmp_path: Path) -> None:
 def test_an_evaluation_can_stop_the_run() -> None:
     stop = StopTrainingOnRewardThreshold(reward_threshold=-1.0)
     one = agent()
-    one.learn(10_000, callback=EvalCallback(Monitor(make(max_new_tokens=6)), callback_on_new_best=stop, n_eval_episodes=1, eval_freq=1, verbose=0))
+    one.learn(
+        10_000,
+        callback=EvalCallback(
+            Monitor(make(max_new_tokens=6)), callback_on_new_best=stop, n_eval_episodes=1, eval_freq=1, verbose=0
+        ),
+    )
     assert one.num_timesteps < 10_000
 
 
@@ -326,7 +321,6 @@ def test_tensorboard_shows_the_numbers_and_the_texts(tmp_path: Path) -> None:
 # --- It learns ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("reward", ["sparse", "critic_span"])
 def test_it_solves_the_smallest_world(reward: str) -> None:
     env = make(reward=reward, payment="end", max_new_tokens=8)

@@ -81,7 +81,7 @@ def test_debug_shows_where_an_error_came_from(tmp_path: Path) -> None:
 
 def test_the_program_runs_as_a_module(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "textenv", "pretrain", str(tmp_path / "missing.txt"), "--out", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 2
     assert done.stderr.startswith("error: no such file: ")
     assert "Traceback" not in done.stderr

@@ -110,7 +110,12 @@ def test_an_answer_that_was_cut_loses_its_last_item(answer: str, sections: Any, 
     assert [text[s.start : s.end] for s in spans] == expected
 
 
-@given(answer=st.text(st.sampled_from("ab ;:\nNegative"), max_size=20) | st.text(max_size=20), text=st.text(st.sampled_from("ab "), max_size=12) | st.text(max_size=20), sections=st.sampled_from([ONE, TWO]), complete=st.booleans())
+@given(
+    answer=st.text(st.sampled_from("ab ;:\nNegative"), max_size=20) | st.text(max_size=20),
+    text=st.text(st.sampled_from("ab "), max_size=12) | st.text(max_size=20),
+    sections=st.sampled_from([ONE, TWO]),
+    complete=st.booleans(),
+)
 def test_any_answer_gives_verbatim_spans_or_raises(answer: str, text: str, sections: Any, complete: bool) -> None:
     try:
         spans, missing = parse_critique(answer, text, sections, complete=complete)
@@ -165,7 +170,10 @@ def test_a_model_that_answers_in_form_gives_its_spans() -> None:
     critic = answering(" bad; sad")
     texts = ["a sad and bad day", "bad, sad"]
     out = critic(episodes(*texts))
-    assert [[text[s.start : s.end] for s in spans] for text, spans in zip(texts, out, strict=True)] == [["sad", "bad"], ["bad", "sad"]]
+    assert [[text[s.start : s.end] for s in spans] for text, spans in zip(texts, out, strict=True)] == [
+        ["sad", "bad"],
+        ["bad", "sad"],
+    ]
     assert critic.metrics()["credit/critic_texts"] == 2.0
 
 
@@ -263,7 +271,7 @@ def test_a_model_object_needs_its_tokenizer() -> None:
 
 
 def test_an_unknown_way_to_handle_errors_is_refused(llama_directory: Path) -> None:
-    with pytest.raises(ValueError, match="on_error must be \"raise\" or \"skip\", got 'zero'"):
+    with pytest.raises(ValueError, match='on_error must be "raise" or "skip", got \'zero\''):
         LanguageModelCritic(llama_directory, CritiqueFormat(ONE), on_error="zero")  # type: ignore[arg-type]
 
 

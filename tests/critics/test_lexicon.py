@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gzip
+import itertools
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,9 @@ def test_a_list_without_entries_is_refused(tmp_path: Path, content: str) -> None
         LexiconCritic(tmp_path / "words.txt")
 
 
-@pytest.mark.parametrize(("name", "data"), [("words.txt", b"caf\xe9"), ("words.txt.gz", b"not packed"), ("words.txt.gz", b"\x1f\x8b\x08")])
+@pytest.mark.parametrize(
+    ("name", "data"), [("words.txt", b"caf\xe9"), ("words.txt.gz", b"not packed"), ("words.txt.gz", b"\x1f\x8b\x08")]
+)
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, data: bytes) -> None:
     (tmp_path / name).write_bytes(data)
     with pytest.raises(ValueError, match="is no readable UTF-8 word list"):
@@ -134,4 +137,4 @@ def test_any_list_reads_any_text_and_marks_spans_in_order(words: list[str], text
         return
     spans = LexiconCritic(entries).spans(text)
     assert all(0 <= span.start < span.end <= len(text) for span in spans)
-    assert all(a.end <= b.start for a, b in zip(spans, spans[1:], strict=False))
+    assert all(a.end <= b.start for a, b in itertools.pairwise(spans))

@@ -29,6 +29,7 @@ def test_the_same_seed_builds_the_same_files(tmp_path: Path) -> None:
     assert AutoTokenizer.from_pretrained(tmp_path / "a" / "tiny").bos_token == "<s>"
 
 
+@pytest.mark.slow
 def test_a_training_that_fails_fails_the_build(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "tiny").write_text("a file in the way")
     assert build.main(["--out", str(tmp_path), "--only", "tiny", "--scale", "0.001"]) == 2
@@ -62,6 +63,5 @@ def test_initial_weights_depend_on_the_seed_and_on_nothing_else() -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_the_steps_shrink_with_the_scale_but_never_to_nothing() -> None:
-    assert recipes._steps(1000, 0.5) == 500
-    assert recipes._steps(1000, 0.0) == 20
+def test_every_job_has_its_number_of_steps() -> None:
+    assert set(recipes.STEPS) == set(build.JOBS)

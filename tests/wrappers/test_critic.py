@@ -87,11 +87,11 @@ def test_the_tokens_of_the_marked_characters_are_paid_and_no_others(name: str, t
     tokens = list(tokenizer(text, add_special_tokens=False)["input_ids"])[:48]
     bare = make(tokenizer=tokenizer, max_new_tokens=64, max_prompt_tokens=32)
     episode = bare.get_wrapper_attr("episode")(Prompt("p: "), tokens)
-    spans = data.draw(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9), st.sampled_from([1.0, -1.0, 2.0, -0.5])), max_size=3))
+    spans = data.draw(
+        st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9), st.sampled_from([1.0, -1.0, 2.0, -0.5])), max_size=3)
+    )
     spans = [Span(a, a + n, r) for a, n, r in spans if a + n <= len(episode.text)]
-    expected = [
-        sum(0.5 * s.reward for s in spans if any(b <= c < e for c in range(s.start, s.end))) for b, e in episode.offsets
-    ]
+    expected = [sum(0.5 * s.reward for s in spans if any(b <= c < e for c in range(s.start, s.end))) for b, e in episode.offsets]
     assert intrinsic(with_critic(marks(*spans), tokenizer=tokenizer), tokens) == pytest.approx(expected)
 
 
@@ -127,7 +127,9 @@ def test_strings_keep_their_spaces_where_the_task_says_so() -> None:
 
 def test_a_span_that_is_not_in_the_text_pays_nothing_and_is_counted() -> None:  # 7
     with worlds.seeded():
-        critic = LanguageModelCritic(worlds.llama(), CritiqueFormat((Section("Insults", -1.0),)), tokenizer="bytes", on_error="skip")
+        critic = LanguageModelCritic(
+            worlds.llama(), CritiqueFormat((Section("Insults", -1.0),)), tokenizer="bytes", on_error="skip"
+        )
     critic.answers = lambda texts: [(" bad; ghost", True) for _ in texts]  # type: ignore[method-assign]
     env = with_critic(critic)
     assert np.flatnonzero(intrinsic(env, ids("bad"))).tolist() == [0, 1, 2]
@@ -174,7 +176,9 @@ def test_a_batch_equals_its_episodes_one_by_one(llama_directory: Any) -> None:  
 def test_judging_leaves_the_critic_as_it_was() -> None:  # 15
     model = worlds.llama()
     before = copy.deepcopy(model)
-    critic = LanguageModelCritic(model, CritiqueFormat((Section("Insults", -1.0),)), tokenizer="bytes", on_error="skip", max_new_tokens=4)
+    critic = LanguageModelCritic(
+        model, CritiqueFormat((Section("Insults", -1.0),)), tokenizer="bytes", on_error="skip", max_new_tokens=4
+    )
     credited(with_critic(critic), ids("some text", end=True))
     assert worlds.same_weights(model, before)
     assert all(parameter.grad is None for parameter in model.parameters())

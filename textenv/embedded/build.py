@@ -33,8 +33,6 @@ JOBS: dict[str, str] = {  # name → the job that must be done before, longest f
 _TASK = {"tiny-sentiment": "sentiment", "tiny-toxicity": "insults"}
 _TASK |= {"tiny-critic-insults": "insults", "tiny-critic-sentiment": "sentiment"}
 
-_STEPS = {"tiny-sentiment": 3000, "tiny-toxicity": 800, "tiny-critic-insults": 4500, "tiny-critic-sentiment": 6500}
-
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -42,7 +40,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Trains the embedded models from a seed and prints how good they are.",
         epilog="examples:\n"
         "  python -m textenv.embedded.build                          everything, into the package\n"
-        "  python -m textenv.embedded.build --out /tmp/m --scale .1   a quick trial with a tenth of the steps\n"
+        "  python -m textenv.embedded.build --out trial --scale .1    a quick trial with a tenth of the steps\n"
         "  python -m textenv.embedded.build --only tiny              one model\n"
         "  python -m textenv.embedded.build --measure                only the table, of models that exist",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -124,17 +122,18 @@ def _work(job: str, seed: int, out: Path, work: Path, scale: float) -> None:
         print(f"[{job}] {line}", flush=True)
 
     _, tokenizer = wording.build_tokenizer(seed)
+    steps = max(20, round(recipes.STEPS[job] * scale))
     if job == "draft":
-        samples = recipes.draft_samples(tokenizer, seed, progress, scale=scale)
+        samples = recipes.draft_samples(tokenizer, seed, progress, steps, count=max(20, round(1500 * min(1.0, scale))))
         (work / "samples.json").write_text(json.dumps(samples))
         return
     if job == "tiny":
-        model = recipes.language_model(tokenizer, seed, progress, scale=scale)
+        model = recipes.language_model(tokenizer, seed, progress, steps)
     else:
         task = _TASK[job]
         samples = json.loads((work / "samples.json").read_text())[material.GENRE[task]]
         train = recipes.critic if "critic" in job else recipes.scorer
-        model = train(tokenizer, seed, progress, task, samples, steps=_STEPS[job], scale=scale)
+        model = train(tokenizer, seed, progress, task, samples, steps)
     with atomic_directory(out / job) as directory, quiet_files():
         model.half().save_pretrained(directory)
         tokenizer.save_pretrained(directory)

@@ -7,7 +7,7 @@ hardly ever; openings are civil, so a prompt does not tell which it is.
 
 from __future__ import annotations
 
-from textenv.embedded.engine import Genre, rule
+from textenv.embedded.notation import Genre, rule
 
 MARKS = {"insult": (-1.0, "insult"), "slight": (-1.0, "insult")}
 

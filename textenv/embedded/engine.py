@@ -21,92 +21,15 @@ import itertools
 import math
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 
+from textenv.embedded.notation import Document, Genre, Option, join_words
 from textenv.episode import Span
 
-__all__ = ["Document", "Genre", "Grammar", "Option", "join_words", "rule", "word_list"]
+__all__ = ["Grammar"]
 
 _TOKEN = re.compile(r"[A-Za-z]+|[.,!?]")
-_SLOT = re.compile(r"\{(\w+)\}|[A-Za-z]+|[.,!?]")
-_PUNCTUATION = frozenset(".,!?")
-
-
-@dataclass(frozen=True)
-class Option:
-    """The weighted ways to fill a slot; each is a sequence of symbols, ("word", w) or ("slot", s)."""
-
-    symbols: tuple[tuple[tuple[str, str], ...], ...]
-    weights: tuple[float, ...]
-    words: bool = False  # a plain list of words, drawn without replacement within a sentence
-    cumulative: tuple[float, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "cumulative", tuple(itertools.accumulate(self.weights)))
-
-
-def word_list(words: str, slope: float) -> Option:
-    """A list of words with Zipf weights 1 / (rank + 1)^slope."""
-    items = words.split()
-    return Option(tuple((("word", w),) for w in items), tuple((i + 2.0) ** -slope for i in range(len(items))), words=True)
-
-
-def rule(*templates: str) -> Option:
-    """Templates, each with an optional leading weight: rule("3 the {part}", "it")."""
-    symbols, weights = [], []
-    for template in templates:
-        head, _, rest = template.partition(" ")
-        weighted = head.replace(".", "", 1).isdigit()
-        weights.append(float(head) if weighted else 1.0)
-        body = rest if weighted else template
-        symbols.append(tuple(("slot", m[1]) if m[1] else ("word", m[0]) for m in _SLOT.finditer(body)))
-    return Option(tuple(symbols), tuple(weights))
-
-
-@dataclass(frozen=True)
-class Genre:
-    """One kind of document: its rules, the slot of its first sentence, and its moods.
-
-    Attributes:
-        opening: the slot of the first sentence.
-        rules: slots that this genre adds; its sentence kinds among them.
-        moods: name → (probability, {kind of sentence: probability}).
-        shortest: sentences of the shortest document.
-        stop: probability to stop after each sentence from there on.
-    """
-
-    name: str
-    opening: str
-    rules: Mapping[str, Option]
-    moods: Mapping[str, tuple[float, Mapping[str, float]]]
-    shortest: int = 3
-    stop: float = 0.15
-
-
-@dataclass(frozen=True)
-class Document:
-    """A text with its truth: the spans, the end of every sentence, and log P(text), in nats."""
-
-    text: str
-    spans: tuple[Span, ...]
-    log_probability: float
-    genre: str
-    domain: str
-    mood: str
-    kinds: tuple[str, ...]  # one kind a sentence
-    sentences: tuple[tuple[int, int], ...]  # the characters of each sentence
-
-
-def join_words(words: Sequence[str]) -> tuple[str, list[int]]:
-    """Words and punctuation written as a sentence, and the character at which each of them begins."""
-    text, starts = "", []
-    for word in words:
-        text += "" if not text or word in _PUNCTUATION else " "
-        starts.append(len(text))
-        text += word
-    return text, starts
 
 
 def _a_or_an(words: list[str]) -> None:
@@ -269,7 +192,7 @@ class Grammar:
             option = domain.get(slot) or self.rules[slot]
             ends: set[int] = set()
             if option.words:
-                if at < len(words) and words[at] in _members(option):
+                if at < len(words) and words[at] in option.vocabulary:
                     ends.add(at + 1)
             else:
                 for symbols in option.symbols:
@@ -289,7 +212,7 @@ class Grammar:
 
     def vocabulary(self) -> list[str]:
         """Every distinct word form that a sentence can hold, without its sentence capital, sorted."""
-        return sorted({w for option in self._options() for w in _option_words(option)} | {"an"})
+        return sorted({w for option in self._options() for w in option.vocabulary} | {"an"})
 
     def openers(self) -> list[str]:
         """The words that can begin a sentence, capitalised, sorted."""
@@ -310,12 +233,3 @@ class Grammar:
         yield from self.rules.values()
         for slots in self.domains.values():
             yield from slots.values()
-
-
-@cache
-def _members(option: Option) -> frozenset[str]:
-    return frozenset(symbols[0][1] for symbols in option.symbols)
-
-
-def _option_words(option: Option) -> set[str]:
-    return {value for symbols in option.symbols for sort, value in symbols if sort == "word" and value not in _PUNCTUATION}

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 
 from textenv.embedded import detox, sentiment
 from textenv.embedded.domains import DOMAINS
-from textenv.embedded.engine import Document, Grammar, word_list
+from textenv.embedded.engine import Grammar
 from textenv.embedded.lexicon import WEIGHTED
+from textenv.embedded.notation import Document, word_list
 
 __all__ = ["GRAMMAR", "Document", "accepted_share", "accepts", "complete_sentences", "continued", "sample"]
 

@@ -17,7 +17,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from textenv.embedded import critique, grammar, lexicon, truth
-from textenv.embedded.engine import join_words
+from textenv.embedded.notation import join_words
 
 __all__ = ["IGNORED", "Curriculum", "Excerpts", "critic_batches", "language_batches", "scorer_batches"]
 

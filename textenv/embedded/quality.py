@@ -32,7 +32,7 @@ from textenv.models import quiet_files
 
 __all__ = ["BARS", "Measure", "answers", "critic_quality", "language_model_quality", "measure", "scorer_quality", "table"]
 
-BUCKETS = ((1, 20), (20, 40), (40, 60), (60, 80), (80, 110))
+BUCKETS = ((1, 20), (20, 40), (40, 60), (60, 80), (80, 110))  # tokens of a critic's text; the last one has no bars
 BARS: dict[str, tuple[str, float]] = {
     "loss above the entropy of the grammar, nats/token": ("<=", 0.05),
     "sentences accepted": (">=", 0.85),
@@ -91,19 +91,22 @@ def language_model_quality(
     generator = torch.Generator().manual_seed(seed)
     free = continuations(model, tokenizer, [""] * min(300, documents), 120, generator, stop=True)
     found.append(Measure("tiny", "sentences accepted", "from bos", grammar.accepted_share(free), "sentences accepted"))
-    for task in ("sentiment", "detox"):
-        openings = [p.text for p in prompts(task, "test")][:documents]
-        for length in (28, 72):
+    for length in (28, 72):
+        everything: list[tuple[str, str]] = []
+        for task in ("sentiment", "detox"):
+            openings = [p.text for p in prompts(task, "test")][:documents]
             texts = continuations(model, tokenizer, openings, length, generator)
             where = f"{task} prompts, {length} tokens"
-            share = grammar.accepted_share(texts, openings)
-            found.append(Measure("tiny", "sentences accepted", where, share, "sentences accepted"))
+            everything += zip(texts, openings, strict=True)
+            found.append(Measure("tiny", "sentences accepted", where, grammar.accepted_share(texts, openings)))
             if task == "detox":
                 found.append(Measure("tiny", "toxic", where, sum(map(truth.toxicity, texts)) / len(texts)))
             else:
                 verdicts = [truth.sentiment(text) for text in texts]
                 found.append(Measure("tiny", "positive", where, sum(v > 0 for v in verdicts) / len(texts)))
                 found.append(Measure("tiny", "neutral", where, sum(v == 0 for v in verdicts) / len(texts)))
+        share = grammar.accepted_share(*map(list, zip(*everything, strict=True)))
+        found.append(Measure("tiny", "sentences accepted", f"all prompts, {length} tokens", share, "sentences accepted"))
     return found
 
 
@@ -187,7 +190,7 @@ def answers(
 
 
 def critic_quality(
-    model: Any, tokenizer: PreTrainedTokenizerBase, task: str, texts: Sequence[str], where: str
+    model: Any, tokenizer: PreTrainedTokenizerBase, task: str, texts: Sequence[str], where: str, *, bars: bool = True
 ) -> list[Measure]:
     """F1 of exact spans (pooled over the texts), the share of answers that parse, and the speed."""
     begun = time.process_time()  # of this thread alone, whatever else the machine does
@@ -206,8 +209,8 @@ def critic_quality(
         exact += wanted == got
     name = f"tiny-critic-{task}"
     return [
-        Measure(name, "span F1", where, 2 * hit / max(1, named + real), f"span F1, {task}"),
-        Measure(name, "answers that parse", where, parsed / len(texts), "answers that parse"),
+        Measure(name, "span F1", where, 2 * hit / max(1, named + real), f"span F1, {task}" if bars else ""),
+        Measure(name, "answers that parse", where, parsed / len(texts)),
         Measure(name, "answers exactly right", where, exact / len(texts)),
         Measure(name, "episodes/s of one core", where, speed, "episodes/s" if where.endswith("exactly 32 tokens") else ""),
     ]
@@ -242,7 +245,10 @@ def measure(models: Path, seed: int = 0, count: int = 1000, only: Sequence[str] 
             model, own = load(models, f"tiny-critic-{task}")
             for low, high in BUCKETS:
                 texts = _critic_texts(sampled[110], task, low, high, count, seed)
-                found += critic_quality(model, own, task, texts, f"{low}-{high} tokens")
+                found += critic_quality(model, own, task, texts, f"{low}-{high} tokens", bars=high <= 80)
+            parsed = [m.value for m in found if m.model == f"tiny-critic-{task}" and m.what == "answers that parse"][:4]
+            name = f"tiny-critic-{task}"
+            found.append(Measure(name, "answers that parse", "1-80 tokens", sum(parsed) / 4, "answers that parse"))
             exact = cut_documents(tokenizer, genre, 32, count, seed)
             found += critic_quality(model, own, task, exact, "documents cut to exactly 32 tokens")
     return found

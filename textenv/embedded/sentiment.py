@@ -6,7 +6,7 @@ each one span. A mood sets how often sentences praise, blame, do both around a "
 
 from __future__ import annotations
 
-from textenv.embedded.engine import Genre, rule
+from textenv.embedded.notation import Genre, rule
 
 MARKS = {
     "praise": (1.0, "positive"),
