@@ -226,9 +226,13 @@ def _critic_texts(samples: Sequence[str], task: str, low: int, high: int, count:
 
 
 def measure(models: Path, seed: int = 0, count: int = 1000, only: Sequence[str] | None = None) -> list[Measure]:
-    """All numbers of the models in a directory; `count` texts for each of them."""
+    """All numbers of the models in a directory; `count` texts for each of them.
+
+    Scorers and critics also read samples of the language model: the one beside them, or else the one that is shipped.
+    """
     wanted = set(only or ["tiny", "tiny-sentiment", "tiny-toxicity", "tiny-critic-insults", "tiny-critic-sentiment"])
-    policy, tokenizer = load(models, "tiny")
+    beside = (models / "tiny" / "config.json").exists()
+    policy, tokenizer = load(models if beside else Path(__file__).parent / "models", "tiny")
     found = language_model_quality(policy, tokenizer, seed, count) if "tiny" in wanted else []
     generator = torch.Generator().manual_seed(seed + 1)
     for task, genre in material.GENRE.items():
