@@ -5,8 +5,9 @@ import random
 import pytest
 import torch
 
+from textenv.critics import parse_critique
 from textenv.embedded import material, truth
-from textenv.embedded.critique import parse_critique
+from textenv.embedded.critique import FORMS
 from textenv.tokenization import load_tokenizer
 
 
@@ -33,7 +34,9 @@ def test_a_critic_is_shown_the_question_and_the_right_answer() -> None:
         for row, mark in zip(ids, answer, strict=True):
             whole = tokenizer.decode(row[row != tokenizer.pad_token_id], skip_special_tokens=True)
             text, reply = whole.split("\nInsults:")
-            assert parse_critique(text, reply, "insults") == truth.insult_spans(text)
+            spans, missing = parse_critique(reply, text, FORMS["insults"].sections)
+            assert not missing
+            assert [(s.start, s.end) for s in spans] == [(s.start, s.end) for s in truth.insult_spans(text)]
             first = int(mark.argmax())
             assert tokenizer.decode(row[first - 2 : first]) == "Insults:"
 

@@ -33,7 +33,7 @@ def fit_scorer(
     base: Annotated[str | None, typer.Option(help="Pretrained language model to start from. Example: --base models/lm")] = None,
     balance: Annotated[bool, typer.Option(help="Weigh classes alike, however many texts each has. Example: --no-balance")] = True,
     context: Annotated[int, typer.Option(help="Longest text in tokens; its end is kept. Example: --context 64")] = 96,
-    epochs: Annotated[float, typer.Option(help="Times through the text. Example: --epochs 2")] = 3.0,
+    epochs: Annotated[float, typer.Option(help="Times through the text. Example: --epochs 3")] = 2.0,
     batch_size: Annotated[int, typer.Option(help="Texts a step. Example: --batch-size 32")] = 32,
     learning_rate: Annotated[
         float | None, typer.Option(help="Highest learning rate; 3e-4 with --base, else 1e-3. Example: --learning-rate 5e-4")

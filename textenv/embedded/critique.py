@@ -9,24 +9,28 @@ The critic reads the text alone, not what it continues, with newlines replaced b
 special tokens (it puts bos in front, once); the answer ends with eos. Every list names the spans verbatim, in the order of
 the text. An empty list is " none".
 
-To find the spans again, place the items of *all* lists, the longest first, each at its first occurrence that no other item has
-taken. Longest first matters: in "not good, but good" the list "Positive: good" must not take the "good" of "not good".
+An answer is read back by `textenv.critics.parse_critique`, the reader of every critic.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
+from textenv.critics.language_model import CritiqueFormat, Section
 from textenv.episode import Span
 
-__all__ = ["HEADERS", "NONE", "SEPARATOR", "critique_answer", "critique_prompt", "parse_critique"]
+__all__ = ["FORMS", "HEADERS", "NONE", "SEPARATOR", "critique_answer", "critique_prompt"]
 
 HEADERS: dict[str, tuple[tuple[str, str, float], ...]] = {
     "insults": (("Insults", "insult", -1.0),),
     "sentiment": (("Positive", "positive", 1.0), ("Negative", "negative", -1.0)),
 }
 """Task → its lists, in order: (header, label of the spans, reward of the spans)."""
+
+FORMS = {
+    task: CritiqueFormat(tuple(Section(header, reward) for header, _, reward in lists)) for task, lists in HEADERS.items()
+}
+"""The same for a `LanguageModelCritic`."""
 
 SEPARATOR = ";"
 NONE = "none"
@@ -44,7 +48,8 @@ def critique_prompt(text: str, task: str) -> str:
     >>> critique_prompt(" You weasel.", "insults")
     'You weasel.\\nInsults:'
     """
-    return f"{text.replace(chr(10), ' ').strip(' ')}\n{_headers(task)[0][0]}:"
+    _headers(task)
+    return FORMS[task].prompt(text)
 
 
 def critique_answer(text: str, spans: Sequence[Span], task: str) -> str:
@@ -60,32 +65,3 @@ def critique_answer(text: str, spans: Sequence[Span], task: str) -> str:
         items = [text[s.start : s.end] for s in sorted(spans, key=lambda s: s.start) if s.label == label]
         lists.append(f"{header}: " + (f"{SEPARATOR} ".join(items) or NONE))
     return "\n".join(lists)[len(_headers(task)[0][0]) + 1 :]
-
-
-def parse_critique(text: str, answer: str, task: str) -> list[Span]:
-    """The spans that an answer names, in the order of the text; the strict reader of this format.
-
-    >>> [(s.start, s.end, s.label) for s in parse_critique("not good, but good", " good\\nNegative: not good", "sentiment")]
-    [(0, 8, 'negative'), (14, 18, 'positive')]
-
-    Raises:
-        ValueError: the answer is not in the format, or names something that the text does not hold (in that order).
-    """
-    headers = _headers(task)
-    lines = f"{headers[0][0]}:{answer}".split("\n")
-    if len(lines) != len(headers):
-        raise ValueError(f"expected {len(headers)} lines, got {len(lines)} in the critique {answer!r}")
-    items = []
-    for line, (header, label, reward) in zip(lines, headers, strict=True):
-        if not line.startswith(f"{header}: ") or line.endswith(" "):
-            raise ValueError(f"expected a line that begins with '{header}: ', got {line!r}")
-        listed = line[len(header) + 2 :]
-        items += [(item, label, reward) for item in ([] if listed == NONE else listed.split(f"{SEPARATOR} "))]
-    free, found = text, []
-    for item, label, reward in sorted(items, key=lambda i: -len(i[0])):
-        place = re.search(rf"(?<!\w){re.escape(item)}(?!\w)", free) if item.strip() else None
-        if place is None:
-            raise ValueError(f"the critique names {item!r}, which the text does not hold (any more): {text!r}")
-        free = free[: place.start()] + "\0" * len(item) + free[place.end() :]
-        found.append(Span(place.start(), place.end(), reward, label))
-    return sorted(found, key=lambda s: s.start)

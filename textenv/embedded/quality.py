@@ -21,16 +21,16 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    DynamicCache,
     PreTrainedTokenizerBase,
 )
 
+from textenv.critics.language_model import CritiqueError, LanguageModelCritic, parse_critique
 from textenv.embedded import critique, grammar, material, truth
 from textenv.embedded.openings import prompts
-from textenv.embedded.sampling import continuations, left_padded
+from textenv.embedded.sampling import continuations
 from textenv.models import quiet_files
 
-__all__ = ["BARS", "Measure", "answers", "critic_quality", "language_model_quality", "measure", "scorer_quality", "table"]
+__all__ = ["BARS", "Measure", "critic_quality", "language_model_quality", "measure", "scorer_quality", "table"]
 
 BUCKETS = ((1, 20), (20, 40), (40, 60), (60, 80), (80, 110))  # tokens of a critic's text; the last one has no bars
 BARS: dict[str, tuple[str, float]] = {
@@ -157,54 +157,27 @@ def cut_documents(tokenizer: PreTrainedTokenizerBase, genre: str, length: int, c
 # ----------------------------------------------------------------------------- critics
 
 
-@torch.inference_mode()
-def answers(
-    model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], task: str, longest: int = 96, rows: int = 128
-) -> list[str]:
-    """The greedy answers to the critique prompts of `texts`; rows leave the batch as they finish."""
-    found = [""] * len(texts)
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    for begin in range(0, len(texts), rows):
-        chosen = order[begin : begin + rows]
-        asked = tokenizer([critique.critique_prompt(texts[i], task) for i in chosen]).input_ids
-        ids, mask = left_padded(asked, tokenizer.pad_token_id)
-        positions, cache = (mask.cumsum(1) - 1).clamp(min=0), DynamicCache()
-        live, written = list(range(len(chosen))), [[] for _ in chosen]  # type: tuple[list[int], list[list[int]]]
-        for _ in range(longest):
-            out = model(ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1)
-            best = out.logits[:, -1].argmax(-1)
-            for row, token in zip(live, best.tolist(), strict=True):
-                written[row].append(token)
-            going = best != tokenizer.eos_token_id
-            if not going.any():
-                break
-            if not going.all():
-                cache.batch_select_indices(going.nonzero().flatten())
-                live = [row for row, on in zip(live, going.tolist(), strict=True) if on]
-            ids, mask, positions = best[going, None], mask[going], positions[going, -1:] + 1
-            mask = torch.cat([mask, torch.ones_like(ids)], 1)
-        question = int(tokenizer.convert_tokens_to_ids(":"))  # type: ignore[arg-type]
-        for i, answer in zip(chosen, written, strict=True):  # decoded after the question's colon: the first space is kept
-            found[i] = str(tokenizer.decode([question, *answer], skip_special_tokens=True))[1:]
-    return found
-
-
 def critic_quality(
     model: Any, tokenizer: PreTrainedTokenizerBase, task: str, texts: Sequence[str], where: str, *, bars: bool = True
 ) -> list[Measure]:
     """F1 of exact spans (pooled over the texts), the share of answers that parse, and the speed."""
+    form = critique.FORMS[task]
+    critic = LanguageModelCritic(model, form, tokenizer=tokenizer, batch_size=128, max_new_tokens=96)
     begun = time.process_time()  # of this thread alone, whatever else the machine does
-    replies = answers(model, tokenizer, texts, task)
+    replies = critic.answers(texts)
     speed = len(texts) / (time.process_time() - begun)
     truly = truth.insult_spans if task == "insults" else truth.sentiment_spans
     hit = named = real = parsed = exact = 0
-    for text, reply in zip(texts, replies, strict=True):
-        wanted = {(s.start, s.end, s.label) for s in truly(text)}
+    for text, (reply, complete) in zip(texts, replies, strict=True):
+        wanted = {(s.start, s.end, s.reward) for s in truly(text)}
+        got: set[tuple[int, int, float]] = set()
         try:
-            got = {(s.start, s.end, s.label) for s in critique.parse_critique(text, reply, task)}
+            spans, missing = parse_critique(reply, text, form.sections, complete=complete)
+        except CritiqueError:
+            missing = [reply]
+        if complete and not missing:
+            got = {(s.start, s.end, s.reward) for s in spans}
             parsed += 1
-        except ValueError:
-            got = set()
         hit, named, real = hit + len(wanted & got), named + len(got), real + len(wanted)
         exact += wanted == got
     name = f"tiny-critic-{task}"
