@@ -1,6 +1,6 @@
 """The main job, offline: a small language model learns from a critic's spans to continue texts without insults.
 
-    python examples/detox_demo.py [--seed 0] [--total-timesteps 60000] [--out runs/detox]
+    python examples/detox_demo.py [--seed 0] [--total-timesteps 40000] [--out runs/detox]
 
 `textenv/Detox-v0` with `reward="critic_span"`: a critic language model reads each text and lists its insults, whose tokens
 are charged −0.5 each; the toxicity classifier's verdict stands on the last token. Shown, before and after, on held-out
@@ -17,7 +17,6 @@ from collections.abc import Sequence
 
 import gymnasium as gym
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -36,12 +35,11 @@ SETTINGS = {"learning_rate": 2e-4, "kl_coef": 0.1, "n_episodes": 64, "batch_size
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--total-timesteps", type=int, default=60_000, help="generated tokens (default: %(default)s)")
+    parser.add_argument("--total-timesteps", type=int, default=40_000, help="generated tokens (default: %(default)s)")
     parser.add_argument("--prompts", type=int, default=64, help="held-out prompts (default: %(default)s)")
     parser.add_argument("--out", help="save the agent to this directory")
     parser.add_argument("--json", action="store_true", help="one line of JSON instead of tables")
     options = parser.parse_args()
-    torch.set_num_threads(max(torch.get_num_threads(), 1))
 
     env = gym.make("textenv/Detox-v0", reward="critic_span")
     held_out = gym.make("textenv/Detox-v0", split="test")
