@@ -65,6 +65,16 @@ def test_a_judge_that_gave_no_reward_measures_too(detox: tuple[object, ...], cla
     assert "distinct_1 (other)" not in metrics
 
 
+def test_a_judge_that_agrees_with_the_scorer_is_shown_all_the_same(
+    detox: tuple[object, ...], classifier_directory: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    code, output = run("train", *detox, *SMALL, "--total-timesteps", 20, "--judge", classifier_directory, "--out", out)
+    assert code == 0, output
+    metrics = json.loads((out / "metrics.json").read_text())["after"]
+    assert metrics[f"mean_toxicity ({classifier_directory.name})"] == metrics["mean_toxicity"]
+
+
 def test_before_is_the_policy_that_was_given(detox: tuple[object, ...], tmp_path: Path) -> None:
     out, file = tmp_path / "run", tmp_path / "metrics.json"
     assert run("train", *detox, *SMALL, "--total-timesteps", 20, "--out", out)[0] == 0
