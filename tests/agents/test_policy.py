@@ -202,7 +202,8 @@ def test_a_policy_with_another_tokenizer_is_refused() -> None:
 
 
 def test_the_same_tokenizer_loaded_twice_is_no_other(llama_directory: Path) -> None:
-    TokenPPO(str(llama_directory), make(tokenizer=copy.deepcopy(BYTES)))
+    agent = TokenPPO(str(llama_directory), make(tokenizer=copy.deepcopy(BYTES)))
+    assert agent.policy.tokenizer is not agent.env.get_wrapper_attr("tokenizer")
 
 
 def test_texts_longer_than_the_models_positions_are_refused_before_training() -> None:
