@@ -3,7 +3,8 @@
     L = −mean_t log π(y_t | x, y_<t)
 
 Over plain texts x is empty (or BOS) and y the text; over prompts with references y is a reference. EOS closes every y,
-so that stopping is learned.
+so that stopping is learned. An encoder–decoder learns pairs alone, and its y is what the tokenizer makes of a target
+(BART's begins with "<s>").
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from torch import Tensor
 from textenv.agents.policy import LMPolicy
 from textenv.agents.running import prepare_callback
 from textenv.episode import Prompt
+from textenv.fitting.training import fit
 from textenv.generation import ActionRule
+from textenv.layouts import prompt_end, prompt_ids
 from textenv.models import quiet_files
 from textenv.saving import atomic_directory
-from textenv.training import fit
 
 __all__ = ["BehaviourCloning"]
 
@@ -36,19 +38,19 @@ Example = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 class BehaviourCloning:
-    """Fits a causal language model to texts.
+    """Fits a language model, causal or encoder–decoder, to texts.
 
     Args:
         policy: an `LMPolicy` or what one is made from.
         data: plain texts; `Prompt`s, whose references are the targets (a prompt without one is learned as a text); or a
-            text environment, for its prompts.
+            text environment, for its prompts, which are read as its policies read them.
         learning_rate: its peak; it rises over the first 5 % and falls along a cosine.
         batch_size: texts an optimizer step.
-        max_tokens: longer examples lose their right end. Default: the model's positions.
+        max_tokens: longer examples lose their right end. Default: the model's positions (1,024 where they are relative).
         seed: of the order.
 
     Raises:
-        ValueError: no data, or a policy without a tokenizer.
+        ValueError: no data, or a policy without a tokenizer; a text without a reference for an encoder–decoder.
     """
 
     def __init__(
@@ -71,15 +73,17 @@ class BehaviourCloning:
             raise ValueError("the policy has no tokenizer to read texts with: LMPolicy(model, tokenizer)")
         self.env = data if isinstance(data, gym.Env) else None
         texts = data.get_wrapper_attr("task").prompts if isinstance(data, gym.Env) else data
-        limit = int(max_tokens or getattr(self.policy.model.config, "max_position_embeddings", None) or 1024)
-        self.examples = [example for text in texts for example in self._encode(text, limit)]
+        tokenizer: Any = self.policy.tokenizer
+        self._end = prompt_end(tokenizer) if self.env is None else self.env.get_wrapper_attr("action_rule").prompt_end
+        self.examples = [example for text in texts for example in self._encode(text, max_tokens)]
         if not self.examples:
             raise ValueError("behaviour cloning needs at least one text of two tokens")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.learning_rate, self.batch_size = learning_rate, batch_size
         self.weight_decay, self.max_grad_norm = weight_decay, max_grad_norm
-        self.rule = ActionRule(len(self.policy.tokenizer), int(self.policy.tokenizer.eos_token_id), limit)
+        longest = max(len(target) for _, target in self.examples)
+        self.rule = ActionRule(len(tokenizer), int(tokenizer.eos_token_id), longest, prompt_end=self._end)
         self.tensorboard_log, self.verbose = tensorboard_log, verbose
         self.generator = torch.Generator().manual_seed(seed)
         self.num_timesteps = 0
@@ -163,23 +167,40 @@ class BehaviourCloning:
         """None, or the environment whose prompts are learned."""
         return self.env
 
-    def _encode(self, text: str | Prompt, limit: int) -> Iterator[Example]:
+    def _encode(self, text: str | Prompt, max_tokens: int | None) -> Iterator[Example]:
         tokenizer: Any = self.policy.tokenizer
         prompt = Prompt(text) if isinstance(text, str) else text
-        ids = list(tokenizer(prompt.text)["input_ids"])
-        if ids and ids[-1] == tokenizer.eos_token_id:
-            ids.pop()
+        encoder = bool(getattr(self.policy.model.config, "is_encoder_decoder", False))
+        if encoder and not prompt.references:
+            raise ValueError(f"an encoder-decoder learns pairs; Prompt(text, references=...) gives {prompt.text[:80]!r} an answer")
         for reference in prompt.references or (None,):
             if reference is None:
+                ids = prompt_ids(tokenizer, prompt.text) if prompt.text else []
                 first = 1 if ids and ids[0] == tokenizer.bos_token_id else 0
                 start = ids[:first] or [tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id]
-                target = [*ids[first:], tokenizer.eos_token_id]
+                target = ids[first:]
             else:
-                start = ids or [tokenizer.eos_token_id]
-                target = [*tokenizer(reference, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-            target = target[: max(limit - len(start), 0)]
+                start = self._start(prompt)
+                target = list(tokenizer(text_target=reference, add_special_tokens=encoder)["input_ids"])
+            if not target or target[-1] != tokenizer.eos_token_id:
+                target.append(tokenizer.eos_token_id)
+            target = target[: self._room(len(start), max_tokens)]
             if len(target) > 1:
                 yield np.array(start, np.int64), np.array(target, np.int64)
+
+    def _start(self, prompt: Prompt) -> list[int]:
+        """What a policy would see of a prompt."""
+        if self.env is None:
+            return prompt_ids(self.policy.tokenizer, prompt.text)
+        return list(self.env.get_wrapper_attr("prompt_tokens")(prompt))
+
+    def _room(self, start: int, max_tokens: int | None) -> int:
+        """How long a target may be behind so many ids."""
+        layout = self.policy.layout
+        (read,) = layout.prompts([np.full(start, -1)], self._end)
+        room = layout.room(len(read))
+        wanted = (max_tokens or 1024) - start if max_tokens or room is None else room
+        return max(0, wanted if room is None else min(wanted, room))
 
     def _batches(self) -> Iterator[list[Example]]:
         """Endless passes over the examples, each in a new order."""

@@ -23,7 +23,7 @@ from torch import Tensor
 
 import textenv
 from textenv.agents.policy import LMPolicy
-from textenv.models import load_causal_lm, quiet_files
+from textenv.models import load_language_model, quiet_files
 from textenv.saving import atomic_directory
 
 __all__ = ["load_agent_file", "load_optimizer", "load_policy", "load_reference", "save_agent"]
@@ -87,7 +87,7 @@ def load_policy(path: str | os.PathLike[str], **arguments: Any) -> LMPolicy:
     """The policy of a saved agent, with its value head. Arguments as for `LMPolicy`, device and dtype among them."""
     directory = Path(path)
     tokenizer = directory if any(directory.glob("tokenizer*")) else None
-    model = load_causal_lm(directory, dtype=arguments["dtype"], device=arguments["device"])
+    model = load_language_model(directory, dtype=arguments["dtype"], device=arguments["device"])
     policy = LMPolicy(model, tokenizer, **arguments)
     policy.value_head.load_state_dict(load_file(directory / "value_head.safetensors", device=str(policy.device)))
     return policy
@@ -96,7 +96,7 @@ def load_policy(path: str | os.PathLike[str], **arguments: Any) -> LMPolicy:
 def load_reference(path: str | os.PathLike[str], name: str | None, policy: LMPolicy, **arguments: Any) -> LMPolicy:
     """The frozen reference of a saved agent: by its name, or from the directory. Arguments as for `LMPolicy`."""
     source = Path(path) / "reference" if name is None else name
-    model = load_causal_lm(source, dtype=policy.model.dtype, device=policy.device)
+    model = load_language_model(source, dtype=policy.model.dtype, device=policy.device)
     reference = LMPolicy(model, policy.tokenizer, **arguments)
     reference.source = name
     return reference.requires_grad_(False).eval()

@@ -19,7 +19,7 @@ from textenv.episode import Episode
 from textenv.metrics import length_metrics, perplexity
 from textenv.task import Scorer, Task, check_scores
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluation", "as_policy", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def evaluate(
     # The verdict alone is asked for: the bare environment has no critic to wait for.
     episodes = rollout(
         env.unwrapped,
-        _policy(policy),
+        as_policy(policy),
         n * k,
         torch.Generator().manual_seed(seed),
         prompts=prompts,
@@ -83,7 +83,7 @@ def evaluate(
     metrics: dict[str, float] = {**task.metrics(episodes), **length_metrics(episodes)}
     if reference is not None:
         model = reference.model if isinstance(reference, LMPolicy) else LMPolicy(reference).model
-        metrics["perplexity"] = perplexity(model, episodes)
+        metrics["perplexity"] = perplexity(model, episodes, prompt_end=env.get_wrapper_attr("action_rule").prompt_end)
     return Evaluation(episodes, metrics)
 
 
@@ -92,7 +92,7 @@ def _judged(episodes: Sequence[Episode], judge: Scorer) -> list[Episode]:
     return [replace(episode, score=score) for episode, score in zip(episodes, scores, strict=True)]
 
 
-def _policy(policy: Any) -> Policy:
+def as_policy(policy: Any) -> Policy:
     """Whatever can write texts for prompts."""
     inner = getattr(policy, "policy", policy)
     if callable(getattr(inner, "generate", None)) and hasattr(inner, "evaluate"):

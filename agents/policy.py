@@ -1,12 +1,14 @@
-"""A Hugging Face causal language model as a policy over tokens, with a value head.
+"""A Hugging Face language model, causal or encoder–decoder, as a policy over tokens, with a value head.
 
 Two ways through the model, which agree to 1e-5 in float32: `generate` samples with a KV cache; `evaluate` gives the
 log-probability, value and (on demand) entropy of every token of finished texts, in one forward pass per text.
 
 1. Log-probabilities are those of the distribution that samples: after the temperature, without ids that the tokenizer
    does not have, without EOS before `min_new_tokens`. The reference is read under the same rule.
-2. The head runs at generated positions alone; no (B, L, V) logits exist. Models that do more after their last hidden
-   state than one linear head (logit soft-capping, scaling) are noticed when loaded and read through their own forward.
+2. Where a prompt and its text stand is the layout's (`textenv.layouts`), the one place that tells a decoder (the text
+   continues the prompt) from an encoder–decoder (T5, BART, mT5: the encoder reads the prompt, the decoder writes). The
+   head runs at generated positions alone; no (B, L, V) logits exist. Models are read through their own forward, so that
+   what they do beside one linear head (soft caps, scaling, a bias) is in every log-probability.
 3. The value head is one linear layer on the last hidden state (TRL's), kept outside the transformers model, and begins
    at zero, so that the first advantages are the returns. Dropout is off: the ratio of the first update is 1.
 """
@@ -15,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import inspect
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -27,7 +28,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from textenv.generation import ActionRule, generate, greedy, sample
-from textenv.models import load_causal_lm
+from textenv.layouts import Layout, Positions, layout_of
+from textenv.models import load_language_model
 from textenv.tokenization import load_tokenizer
 
 __all__ = ["Evaluated", "LMPolicy"]
@@ -44,7 +46,7 @@ class Evaluated(NamedTuple):
 
 
 class LMPolicy(nn.Module):
-    """A causal language model that acts in a text environment.
+    """A language model that acts in a text environment: a decoder (GPT-2, Llama) or an encoder–decoder (T5, BART, mT5).
 
     Args:
         model: "textenv/tiny", a directory, a hub name, or a transformers model (used as it is, not copied).
@@ -73,23 +75,24 @@ class LMPolicy(nn.Module):
         self.tokenizer: Any = None
         if named or tokenizer is not None:
             self.tokenizer = load_tokenizer(model if tokenizer is None else tokenizer)
-        self.model = load_causal_lm(model, dtype=dtype, device=device)
+        self.model = load_language_model(model, dtype=dtype, device=device)
         self.temperature = temperature
-        width = self.model.get_input_embeddings().embedding_dim
-        width = getattr(self.model.config, "hidden_size", width)
-        self.value_head = nn.Linear(width, 1, device=self.device)
+        self.value_head = nn.Linear(self.layout.head.weight.shape[1], 1, device=self.device)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
         bf16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         self._autocast = autocast or (torch.bfloat16 if bf16 and dtype == torch.float32 else None)
-        self._takes = set(inspect.signature(self.model.forward).parameters)
-        self._linear_head = self._has_linear_head()
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
         device: torch.device = self.model.device
         return device
+
+    @property
+    def layout(self) -> Layout:
+        """How the model reads prompts and texts."""
+        return layout_of(self.model)
 
     @property
     def vocabulary(self) -> int:
@@ -111,10 +114,8 @@ class LMPolicy(nn.Module):
             raise ValueError(
                 f"policy {self.source!r} and environment have different tokenizers ({len(own)} and {len(theirs)} ids): {way_out}"
             )
-        limit = getattr(self.model.config, "max_position_embeddings", None)
-        need = env.get_wrapper_attr("max_prompt_tokens") + rule.max_new_tokens
-        if limit is not None and need > limit:
-            raise ValueError(f"prompt and text may take {need} tokens, the policy has {limit} positions: lower max_prompt_tokens")
+        (longest,) = self.layout.prompts([np.full(env.get_wrapper_attr("max_prompt_tokens"), -1)], rule.prompt_end)
+        self.layout.check(len(longest), rule.max_new_tokens)
         self.tokenizer = theirs if own is None else own
 
     def frozen_copy(self) -> LMPolicy:
@@ -144,6 +145,7 @@ class LMPolicy(nn.Module):
             B arrays (T_b,) of ids, EOS included.
         """
         self.eval()
+        asked = self.layout.prompts(prompts, rule.prompt_end)
         out: list[Ids] = []
         for at in range(0, len(prompts), batch_size):
             part = None if uniforms is None else uniforms[at : at + batch_size].to(self.device)
@@ -157,13 +159,14 @@ class LMPolicy(nn.Module):
             with self.autocast():
                 out += generate(
                     self.model,
-                    prompts[at : at + batch_size],
+                    asked[at : at + batch_size],
                     max_new_tokens=rule.max_new_tokens,
                     eos_token_id=rule.eos_token_id,
                     choose=choose,
                 )
         return out
 
+    @torch.inference_mode()
     def act(self, observations: NDArray[Any], rule: ActionRule, uniforms: Tensor | None) -> NDArray[np.int64]:
         """The next token of each observation, by one forward pass without a cache.
 
@@ -176,18 +179,11 @@ class LMPolicy(nn.Module):
         """
         rows = np.asarray(observations).astype(np.int64)
         begin = rows.shape[1] - rule.max_new_tokens
-        steps = (rows[:, begin:] >= 0).sum(1)
-        prompts = [row[row >= 0] for row in rows]
-        one = ActionRule(rule.vocabulary, rule.eos_token_id, 1)
-
-        def choose(logits: Tensor, _: Tensor, __: int) -> Tensor:
-            where = torch.as_tensor(steps, device=logits.device)
-            logits = rule.restrict(logits.float() / self.temperature, where)
-            return logits.argmax(-1) if uniforms is None else sample(logits, uniforms.to(logits.device))
-
-        with self.autocast():
-            tokens = generate(self.model, prompts, max_new_tokens=1, eos_token_id=one.eos_token_id, choose=choose)
-        return np.array([int(ids[0]) for ids in tokens], np.int64)
+        # What is said so far, and a token that nothing depends on: the state before it is read.
+        texts = [np.append(row[row >= 0], 0) for row in rows[:, begin:]]
+        prompts = [row[row >= 0] for row in rows[:, :begin]]
+        _, logits, batch = self._forward(prompts, texts, rule, last=True)
+        return (greedy(logits, batch.rows, 0) if uniforms is None else sample(logits, uniforms.to(logits.device))).cpu().numpy()
 
     def evaluate(self, prompts: Sequence[Ids], texts: Sequence[Ids], rule: ActionRule, *, entropy: bool = False) -> Evaluated:
         """Log-probability and value of every token of finished texts; differentiable.
@@ -199,10 +195,7 @@ class LMPolicy(nn.Module):
             texts: B arrays (T_b,).
             entropy: compute the entropy of each distribution too, over the whole vocabulary.
         """
-        batch = _Batch(prompts, texts, self.device)
-        with self.autocast():
-            hidden, logits = self._forward(batch)
-        logits = rule.restrict(logits.float() / self.temperature, batch.steps)  # (N, V)
+        hidden, logits, batch = self._forward(prompts, texts, rule)
         normaliser = logits.logsumexp(-1)
         log_probs = logits.gather(1, batch.actions[:, None]).squeeze(1) - normaliser  # (N,)
         values = self.value_head(hidden.float()).squeeze(1)  # (N,)
@@ -212,73 +205,19 @@ class LMPolicy(nn.Module):
         # 0 · log 0 = 0, for the ids that the rule forbids
         return Evaluated(log_probs, values, -(log_p.exp() * log_p.masked_fill(log_p == float("-inf"), 0.0)).sum(-1))
 
-    def _forward(self, batch: _Batch) -> tuple[Tensor, Tensor]:
-        """Hidden states (N, H) and logits (N, V) at the positions that predict the generated tokens."""
-        arguments: dict[str, Any] = {"input_ids": batch.ids, "attention_mask": batch.mask, "use_cache": False}
-        if "position_ids" in self._takes:
-            arguments["position_ids"] = batch.positions
-        if self._linear_head:
-            hidden = self.model.base_model(**arguments).last_hidden_state[batch.rows, batch.columns]
-            return hidden, self.model.get_output_embeddings()(hidden)
-        output = self.model(**arguments, output_hidden_states=True)
-        return output.hidden_states[-1][batch.rows, batch.columns], output.logits[batch.rows, batch.columns]
-
-    @torch.inference_mode()
-    def _has_linear_head(self) -> bool:
-        """Whether logits are the output embedding of the last hidden state, tried on two ids.
-
-        The head's output is enlarged on its way: a soft cap leaves the small logits of a young model nearly alone.
-        """
-        head = self.model.get_output_embeddings()
-        if head is None or self.model.base_model is self.model:
-            return False
-        ids = torch.tensor([[0, 1]], device=self.device)
-        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
-        hidden = getattr(self.model.base_model(**inputs), "last_hidden_state", None)
-        if hidden is None:
-            return False
-        read: list[Tensor] = []
-
-        def enlarge(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            read.append(arguments[0])
-            return output * 1e3
-
-        handle = head.register_forward_hook(enlarge)
-        try:
-            logits = self.model(**inputs).logits.float()
-        finally:
-            handle.remove()
-        if len(read) != 1 or read[0].shape != hidden.shape:
-            return False
-        expected = (head(hidden) * 1e3).float()
-        return torch.allclose(read[0], hidden) and torch.allclose(expected, logits, rtol=1e-3, atol=1e-4)
+    def _forward(
+        self, prompts: Sequence[Ids], texts: Sequence[Ids], rule: ActionRule, *, last: bool = False
+    ) -> tuple[Tensor, Tensor, Positions]:
+        """Hidden states (N, H), logits (N, V) under the rule, and positions, of all tokens or of each text's last."""
+        layout = self.layout
+        batch = layout.positions(layout.prompts(prompts, rule.prompt_end), texts)
+        batch = batch.last() if last else batch
+        with self.autocast():
+            hidden, logits = layout.read(batch)
+        return hidden, rule.restrict(logits.float() / self.temperature, batch.steps), batch
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The precision of the forward pass."""
         if self._autocast is None:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self._autocast)
-
-
-class _Batch:
-    """Prompts flush right, texts flush left behind them; masks are carried, never inferred from a pad id."""
-
-    def __init__(self, prompts: Sequence[Ids], texts: Sequence[Ids], device: torch.device) -> None:
-        width = max(map(len, prompts))
-        ids, mask = np.zeros((2, len(prompts), width + max(map(len, texts))), np.int64)
-        for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
-            ids[row, width - len(prompt) : width] = prompt
-            ids[row, width : width + len(text)] = text
-            mask[row, width - len(prompt) : width + len(text)] = 1
-        lengths = [len(text) for text in texts]
-        steps = np.concatenate([np.arange(n) for n in lengths])  # (N,)
-        rows = np.repeat(np.arange(len(texts)), lengths)
-
-        def tensor(array: NDArray[Any]) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array)).to(device)
-
-        self.ids, self.mask = tensor(ids), tensor(mask)  # (B, L)
-        self.positions = (self.mask.cumsum(1) - 1).clamp(min=0)
-        self.rows, self.steps = tensor(rows), tensor(steps)  # (N,)
-        self.columns = self.steps + width - 1  # the state before each token
-        self.actions = tensor(np.concatenate(texts))  # (N,)

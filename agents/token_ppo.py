@@ -47,7 +47,7 @@ __all__ = ["TokenPPO"]
 
 
 class TokenPPO:
-    """Trains a causal language model on the credit of a text environment.
+    """Trains a language model, causal or encoder–decoder, on the credit of a text environment.
 
     >>> import gymnasium as gym, textenv
     >>> from textenv.agents import TokenPPO

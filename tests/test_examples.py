@@ -12,6 +12,7 @@ SHORT = {
     "count_letter.py": ["--rounds", "1"],
     "detox_demo.py": ["--total-timesteps", "1792", "--prompts", "2"],
     "sb3_token_rewards.py": ["--total-timesteps", "1024"],
+    "server_critic.py": ["--total-timesteps", "3584"],
 }
 
 

@@ -13,10 +13,21 @@ from hypothesis import strategies as st
 
 from tests import worlds
 from tests.worlds import EOS
-from textenv.generation import ActionRule, generate, greedy, left_pad, sample
+from textenv.generation import ActionRule, generate, greedy, sample
+from textenv.layouts import left_pad
 
 PROMPTS = [np.array(p) for p in ([97], [98, 99, 100, 101, 102], [103, 104], [0, 1, 2, 3, 4, 5, 6])]  # ragged
-MODELS: dict[str, Callable[[], Any]] = {"llama": worlds.llama, "gpt2": worlds.gpt2, "gemma2": worlds.gemma2}
+MODELS: dict[str, Callable[[], Any]] = {
+    "llama": worlds.llama, "gpt2": worlds.gpt2, "gemma2": worlds.gemma2, **worlds.ENCODER_DECODERS,
+}  # fmt: skip
+
+
+def by_itself(model: Any, prompt: Any, text: Any) -> torch.Tensor:
+    """(T, V) logits of one text's tokens, from one plain forward pass."""
+    if model.config.is_encoder_decoder:
+        written = torch.tensor([[model.config.decoder_start_token_id, *text[:-1]]])
+        return model(input_ids=torch.from_numpy(prompt)[None], decoder_input_ids=written).logits[0]
+    return model(torch.from_numpy(np.concatenate([prompt, text]))[None]).logits[0, len(prompt) - 1 : -1]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -35,20 +46,20 @@ def test_cached_logits_equal_those_of_a_fresh_pass(name: str) -> None:
     texts = generate(model, PROMPTS, max_new_tokens=length, eos_token_id=EOS, choose=choose)
     assert [len(text) for text in texts] == [4, 12, 4, 12]
     for row, (prompt, text) in enumerate(zip(PROMPTS, texts, strict=True)):
-        whole = torch.from_numpy(np.concatenate([prompt, text]))
-        fresh = model(whole[None]).logits[0, len(prompt) - 1 : -1]
+        fresh = by_itself(model, prompt, text)
         cached = torch.stack([seen[row, step] for step in range(len(text))])
         assert torch.allclose(cached, fresh, atol=1e-5, rtol=0)
 
 
-def test_rows_that_have_ended_leave_the_batch() -> None:
+@pytest.mark.parametrize("name", ["llama", "t5", "bart"])
+def test_rows_that_have_ended_leave_the_batch(name: str) -> None:
     widths = []
 
     def choose(logits: torch.Tensor, rows: torch.Tensor, step: int) -> torch.Tensor:
         widths.append(len(rows))
         return torch.where(rows <= step, EOS, 97)
 
-    generate(worlds.llama(), PROMPTS, max_new_tokens=8, eos_token_id=EOS, choose=choose)
+    generate(MODELS[name](), PROMPTS, max_new_tokens=8, eos_token_id=EOS, choose=choose)
     assert widths == [4, 3, 2, 1]
 
 
@@ -85,6 +96,25 @@ def test_more_tokens_than_positions_are_refused_with_both_numbers(name: str) -> 
 
 def test_the_last_position_can_be_used() -> None:
     assert len(generate(worlds.gpt2(), [np.array([1])], max_new_tokens=127, eos_token_id=-1)[0]) == 127
+
+
+def test_an_encoder_and_its_decoder_have_positions_each() -> None:
+    assert len(generate(worlds.bart(), [np.full(128, 97)], max_new_tokens=128, eos_token_id=-1)[0]) == 128
+    with pytest.raises(ValueError, match="a prompt of 129 tokens in 128 positions"):
+        generate(worlds.bart(), [np.full(129, 97)], max_new_tokens=1, eos_token_id=EOS)
+    with pytest.raises(ValueError, match="the decoder writes 129 in 128"):
+        generate(worlds.bart(), [np.array([97])], max_new_tokens=129, eos_token_id=EOS)
+
+
+def test_relative_positions_have_no_end() -> None:
+    assert len(generate(worlds.t5(), [np.full(600, 97)], max_new_tokens=140, eos_token_id=-1)[0]) == 140
+
+
+def test_a_decoder_that_does_not_know_how_to_begin_is_named() -> None:
+    model = worlds.t5()
+    model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id = None
+    with pytest.raises(ValueError, match=r"set model\.config\.decoder_start_token_id"):
+        generate(model, PROMPTS, max_new_tokens=2, eos_token_id=EOS)
 
 
 def test_padding_is_on_the_left_under_a_mask() -> None:

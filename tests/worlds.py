@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import transformers
 from stable_baselines3.common.logger import KVWriter
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 import textenv  # noqa: F401 - registers the environments
@@ -77,6 +77,38 @@ def gemma2(*, seed: int = 0) -> Any:
     )  # fmt: skip
     with seeded(seed):
         return transformers.Gemma2ForCausalLM(config).eval()
+
+
+def t5(vocabulary: int = VOCABULARY, *, kind: str = "T5", seed: int = 0, **options: Any) -> Any:
+    """A tiny T5 (its outputs are scaled before its head; with `tie_word_embeddings=False` they are not) or "MT5"."""
+    settings = {
+        "vocab_size": vocabulary, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2,
+        "pad_token_id": 256, "eos_token_id": 258, "decoder_start_token_id": 256,
+    }  # fmt: skip
+    config = getattr(transformers, f"{kind}Config")(**{**settings, **options})
+    with seeded(seed):
+        return getattr(transformers, f"{kind}ForConditionalGeneration")(config).eval()
+
+
+def bart(vocabulary: int = VOCABULARY, *, bias: bool = False, seed: int = 0, **options: Any) -> Any:
+    """A tiny BART: learned positions; with `bias`, its head adds one to the logits."""
+    settings = {
+        "vocab_size": vocabulary, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 128,
+        "init_std": 0.2, "pad_token_id": 256, "bos_token_id": 257, "eos_token_id": 258, "decoder_start_token_id": 258,
+        "forced_eos_token_id": None,
+    }  # fmt: skip
+    with seeded(seed):
+        model = transformers.BartForConditionalGeneration(transformers.BartConfig(**{**settings, **options})).eval()
+        if bias:
+            model.final_logits_bias.normal_()
+        return model
+
+
+ENCODER_DECODERS: dict[str, Callable[[], Any]] = {
+    "t5": t5, "flan_t5": lambda: t5(tie_word_embeddings=False, feed_forward_proj="gated-gelu"),
+    "mt5": lambda: t5(kind="MT5"), "bart": bart, "bart with a bias": lambda: bart(bias=True),
+}  # fmt: skip
 
 
 def classifier(kind: str = "bert", labels: Sequence[str] = ("civil", "toxic"), *, seed: int = 0) -> Any:
@@ -174,6 +206,14 @@ def tokenizers() -> dict[str, Any]:
         "word_piece": word_piece(),
         "plain_bpe": plain_bpe(),
     }
+
+
+def closing(template: str = "$A </s>") -> Any:
+    """The byte tokenizer, with special tokens around every text as T5 ("$A </s>") or BART ("<s> $A </s>") has them."""
+    tokenizer = byte_tokenizer()
+    named = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("<s>", "</s>")]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=named)
+    return tokenizer
 
 
 # --- Environments and texts --------------------------------------------------------------------------------------------

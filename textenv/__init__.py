@@ -12,13 +12,15 @@ _root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if os.path.isfile(os.path.join(_root, "pyproject.toml")):  # a source checkout: wrappers/ and agents/ stand beside us
     __path__.append(_root)
 
-from textenv.critics import CritiqueFormat, LanguageModelCritic, LexiconCritic, Section
+from textenv.aspects import Aspect
+from textenv.critics import CritiqueFormat, LanguageModelCritic, LexiconCritic, Section, ServerCritic, WordScores
+from textenv.data.prompts import load_prompts
 from textenv.env import TextEnv
 from textenv.episode import Episode, Prompt, Span
-from textenv.prompts import load_prompts
+from textenv.judges.http_scorer import HTTPScorer
+from textenv.judges.scorers import SequenceClassifierScorer
 from textenv.registration import ENVIRONMENTS, REWARDS, register_all
-from textenv.reward import RewardWrapper
-from textenv.scorers import SequenceClassifierScorer
+from textenv.reward import NotApplicable, RewardWrapper
 from textenv.task import Critic, RewardDefaults, Scorer, Task
 from textenv.tokenization import load_tokenizer
 
@@ -27,20 +29,25 @@ register_all()
 __all__ = [
     "ENVIRONMENTS",
     "REWARDS",
+    "Aspect",
     "Critic",
     "CritiqueFormat",
     "Episode",
+    "HTTPScorer",
     "LanguageModelCritic",
     "LexiconCritic",
+    "NotApplicable",
     "Prompt",
     "RewardDefaults",
     "RewardWrapper",
     "Scorer",
     "Section",
     "SequenceClassifierScorer",
+    "ServerCritic",
     "Span",
     "Task",
     "TextEnv",
+    "WordScores",
     "__version__",
     "load_prompts",
     "load_tokenizer",

@@ -18,8 +18,10 @@ from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
 from textenv.alignment import TokenText
+from textenv.chat import ChatTemplate
 from textenv.episode import Episode, FinishReason, Prompt
 from textenv.generation import ActionRule
+from textenv.layouts import prompt_end, prompt_ids
 from textenv.render import render_episode
 from textenv.shared import share_arguments
 from textenv.task import Task
@@ -52,6 +54,8 @@ class TextEnv(gym.Env[Observation, np.int64]):
         max_new_tokens: the budget T_max; the text ends there with finish_reason "length".
         min_new_tokens: policies of this library do not sample EOS before (an agent that steps may; the text just ends).
         on_long_prompt: "truncate" or "error".
+        chat: render prompts with the tokenizer's chat template; a long one then loses the left end of the user's text.
+        system: the system message of the template.
         render_mode: None or "ansi".
 
     Raises:
@@ -69,6 +73,8 @@ class TextEnv(gym.Env[Observation, np.int64]):
         max_new_tokens: int,
         min_new_tokens: int = 0,
         on_long_prompt: Literal["truncate", "error"] = "truncate",
+        chat: bool = False,
+        system: str | None = None,
         render_mode: str | None = None,
     ) -> None:
         if max_prompt_tokens < 1 or max_new_tokens < 1:
@@ -81,11 +87,17 @@ class TextEnv(gym.Env[Observation, np.int64]):
             raise ValueError(f'on_long_prompt must be "truncate" or "error", got {on_long_prompt!r}')
         if render_mode not in (None, "ansi"):
             raise ValueError(f'render_mode must be None or "ansi", got {render_mode!r}')
+        if system is not None and not chat:
+            raise ValueError(f"system={system!r} is a message of a chat template; pass chat=True with it")
         if tokenizer.eos_token_id is None:
             raise ValueError("the tokenizer has no EOS token, so no text could end; set tokenizer.eos_token")
         self.task, self.tokenizer, self.render_mode = task, tokenizer, render_mode
         self.max_prompt_tokens, self.on_long_prompt = max_prompt_tokens, on_long_prompt
-        self.action_rule = ActionRule(len(tokenizer), int(tokenizer.eos_token_id), max_new_tokens, min_new_tokens)
+        self._chat = ChatTemplate(tokenizer, system) if chat else None
+        if self._chat is not None:
+            self._chat.shortened("", max_prompt_tokens)  # there is room for a prompt
+        end = () if chat else prompt_end(tokenizer)
+        self.action_rule = ActionRule(len(tokenizer), int(tokenizer.eos_token_id), max_new_tokens, min_new_tokens, end)
         self.observation_space = gym.spaces.Box(-1, len(tokenizer) - 1, (max_prompt_tokens + max_new_tokens,), np.int64)
         self.action_space = gym.spaces.Discrete(len(tokenizer))
         self._text = TokenText(tokenizer)
@@ -146,15 +158,14 @@ class TextEnv(gym.Env[Observation, np.int64]):
     def prompt_tokens(self, prompt: Prompt) -> NDArray[np.int64]:
         """(P,) int64: the ids that the policy sees, at least one, at most `max_prompt_tokens`.
 
+        Some tokenizers put EOS behind every text; this one is to be continued, and goes without. A policy whose encoder
+        was trained with it puts it back (`action_rule.prompt_end`).
+
         Raises:
             ValueError: the prompt is longer and `on_long_prompt="error"`.
         """
-        ids = list(self.tokenizer(prompt.text)["input_ids"])
-        if ids and ids[-1] == self.action_rule.eos_token_id and len(ids) > 1:
-            ids.pop()  # some tokenizers close every text; this one is to be continued
-        if not ids:
-            begin = self.tokenizer.bos_token_id
-            ids = [self.action_rule.eos_token_id if begin is None else begin]
+        text = self.task.prompt_text(prompt)
+        ids = prompt_ids(self.tokenizer, text) if self._chat is None else self._chat.ids(text)
         if len(ids) > self.max_prompt_tokens:
             message = f"prompt of {len(ids)} tokens exceeds max_prompt_tokens={self.max_prompt_tokens}: {prompt.text[:80]!r}"
             if self.on_long_prompt == "error":
@@ -162,6 +173,8 @@ class TextEnv(gym.Env[Observation, np.int64]):
             if not self._warned_long:
                 self._warned_long = True
                 warnings.warn(f"{message}; its left end is cut (said once)", stacklevel=2)
+            if self._chat is not None:
+                return np.array(self._chat.shortened(text, self.max_prompt_tokens), np.int64)
             kept = ids[-self.max_prompt_tokens :]
             begins = ids[0] == self.tokenizer.bos_token_id and self.max_prompt_tokens > 1
             ids = [ids[0], *kept[1:]] if begins else kept  # models that begin with BOS have never seen a text without

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -85,6 +85,21 @@ class Episode:
     def finished(self) -> bool:
         """Whether the text has ended, by EOS or by its budget."""
         return self.finish_reason is not None
+
+    def prefix(self, t: int) -> Episode:
+        """The text as it stood after t tokens: unfinished, not judged, without credit.
+
+        Raises:
+            ValueError: t is not in 0..T.
+        """
+        if not 0 <= t <= len(self):
+            raise ValueError(f"a prefix of {t} tokens of an episode of {len(self)}")
+        offsets = self.offsets[:t]
+        end = int(offsets[:, 1].max(initial=0))
+        return replace(
+            self, tokens=self.tokens[:t], text=self.text[:end], offsets=offsets, finish_reason=None,
+            score=math.nan, rewards=np.zeros(t, np.float64),
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.tokens)

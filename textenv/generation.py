@@ -1,8 +1,8 @@
 """Batched, KV-cached decoding: the one loop that a policy's rollout and a critic's answer both run.
 
-Prompts are padded on the left; positions are counted from the first real token (without that, GPT-2's learned
-positions are wrong under padding). Rows that have ended leave the batch, so that ragged ends cost little. What to say
-next is the caller's: `choose` gets the logits of the live rows and returns their tokens.
+How a model reads its prompts is its layout's (`textenv.layouts`): a decoder continues them, an encoder–decoder reads
+them once and answers. Rows that have ended leave the batch, so that ragged ends cost little. What to say next is the
+caller's: `choose` gets the logits of the live rows and returns their tokens.
 
 Sampling inverts the cumulative distribution at a uniform number given per row and step. The numbers of an episode are
 drawn before it begins, so that its text depends neither on its neighbours in the batch nor on how the batch is cut.
@@ -10,7 +10,6 @@ drawn before it begins, so that its text depends neither on its neighbours in th
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["ActionRule", "Choose", "generate", "greedy", "left_pad", "sample"]
+from textenv.layouts import layout_of
+
+__all__ = ["ActionRule", "Choose", "generate", "greedy", "sample"]
 
 Choose = Callable[[Tensor, Tensor, int], Tensor]
 """(logits (b, V), rows (b,), step) → tokens (b,): `rows` are the indices of the live rows in the whole batch."""
@@ -35,12 +36,14 @@ class ActionRule:
         eos_token_id: the stop token: an action like any other.
         max_new_tokens: the budget.
         min_new_tokens: EOS is not sampled before.
+        prompt_end: what the tokenizer puts behind every text, left off the prompts (`textenv.layouts.prompt_end`).
     """
 
     vocabulary: int
     eos_token_id: int
     max_new_tokens: int
     min_new_tokens: int = 0
+    prompt_end: tuple[int, ...] = ()
 
     def restrict(self, logits: Tensor, steps: Tensor | int) -> Tensor:
         """Logits with -inf where the rule forbids.
@@ -56,16 +59,6 @@ class ActionRule:
             column = torch.arange(logits.shape[-1], device=logits.device) == self.eos_token_id
             logits = logits.masked_fill(early.reshape(-1, 1) & column, float("-inf"))
         return logits
-
-
-def left_pad(sequences: Sequence[NDArray[np.int64]], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-    """Ids and mask, (B, P) int64 each, every sequence flush right. Padding is id 0 under mask 0: never read."""
-    width = max(len(sequence) for sequence in sequences)
-    ids, mask = np.zeros((2, len(sequences), width), np.int64)
-    for row, sequence in enumerate(sequences):
-        ids[row, width - len(sequence) :] = sequence
-        mask[row, width - len(sequence) :] = 1
-    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
 
 
 def greedy(logits: Tensor, rows: Tensor, step: int) -> Tensor:
@@ -115,11 +108,12 @@ def generate(
     eos_token_id: int | Sequence[int],
     choose: Choose = greedy,
 ) -> list[NDArray[np.int64]]:
-    """Continue every prompt until EOS or the budget, all of them in one batch.
+    """Continue, or answer, every prompt until EOS or the budget, all of them in one batch.
 
     Args:
-        model: a transformers causal language model, in eval mode.
-        prompts: B arrays of ids, (P_b,) each, at least one id each.
+        model: a transformers language model, causal or encoder–decoder, in eval mode.
+        prompts: B arrays of ids, (P_b,) each, at least one id each, as the model shall read them: those of an encoder
+            end with EOS where the tokenizer puts one.
         max_new_tokens: the budget.
         eos_token_id: the id, or ids, that end a text.
         choose: logits → tokens (default: greedy).
@@ -132,43 +126,25 @@ def generate(
     """
     if not prompts:
         return []
-    longest = max(len(prompt) for prompt in prompts)
-    limit = getattr(model.config, "max_position_embeddings", None)
-    if limit is not None and longest + max_new_tokens > limit:
-        raise ValueError(
-            f"a prompt of {longest} tokens and {max_new_tokens} new ones need {longest + max_new_tokens} positions; "
-            f"the model has {limit}: lower max_prompt_tokens or max_new_tokens"
-        )
+    layout = layout_of(model)
+    layout.check(max(map(len, prompts)), max_new_tokens)
     device = model.device
     ends = torch.as_tensor(eos_token_id, device=device).reshape(-1)
-    ids, mask = left_pad(prompts, device)
-    takes = set(inspect.signature(model.forward).parameters)
     rows = torch.arange(len(prompts), device=device)  # row b of the live batch is text rows[b]
     live = torch.ones(len(prompts), dtype=torch.bool, device=device)
     tokens = torch.full((len(prompts), max_new_tokens), -1, dtype=torch.int64, device=device)
-    cache: Any = None
+    decoding = layout.begin(prompts)
     for step in range(max_new_tokens):
-        arguments: dict[str, Any] = {
-            "input_ids": ids,
-            "attention_mask": mask,
-            "use_cache": True,
-            "past_key_values": cache,
-        }
-        if "position_ids" in takes:
-            arguments["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        if "logits_to_keep" in takes:
-            arguments["logits_to_keep"] = 1
-        output = model(**arguments)
-        cache = output.past_key_values
+        output = model(**layout.inputs(decoding))
         chosen = choose(output.logits[:, -1], rows, step)
         tokens[rows[live], step] = chosen[live]
         live &= ~torch.isin(chosen, ends)
         n_live = int(live.sum())
         if n_live == 0:
             break
-        ids, mask = chosen[:, None], torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        decoding.advance(chosen, output.past_key_values)
         if n_live <= 0.75 * len(rows):  # dropping rows copies the cache: do it when it pays
             kept = live.nonzero().squeeze(1)
-            cache.batch_select_indices(kept)
-            rows, ids, mask, live = rows[kept], ids[kept], mask[kept], live[kept]
+            decoding.keep(kept)
+            rows, live = rows[kept], live[kept]
     return [row[row >= 0] for row in tokens.cpu().numpy()]

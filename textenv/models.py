@@ -15,7 +15,15 @@ from transformers.utils import logging
 
 from textenv import embedded
 
-__all__ = ["load_causal_lm", "load_sequence_classifier", "pick_device", "quiet_files", "resolve"]
+__all__ = [
+    "load_causal_lm",
+    "load_language_model",
+    "load_sequence_classifier",
+    "load_token_classifier",
+    "pick_device",
+    "quiet_files",
+    "resolve",
+]
 
 
 @contextmanager
@@ -71,11 +79,29 @@ def load_causal_lm(
     return _load("AutoModelForCausalLM", source, dtype, pick_device(device), shared)
 
 
+def load_language_model(
+    source: Any, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "auto", shared: bool = False
+) -> Any:
+    """A language model that writes texts, causal or encoder–decoder, as its config says, with the same arguments."""
+    if not isinstance(source, (str, os.PathLike)):
+        return source.to(pick_device(device)).eval()
+    encoder = transformers.AutoConfig.from_pretrained(resolve(source)).is_encoder_decoder
+    kind = "AutoModelForSeq2SeqLM" if encoder else "AutoModelForCausalLM"
+    return _load(kind, source, dtype, pick_device(device), shared)
+
+
 def load_sequence_classifier(
     source: Any, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "auto", shared: bool = False
 ) -> Any:
     """A sequence classifier in eval mode, from the same kinds of source, with the same arguments."""
     return _load("AutoModelForSequenceClassification", source, dtype, pick_device(device), shared)
+
+
+def load_token_classifier(
+    source: Any, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "auto", shared: bool = False
+) -> Any:
+    """A token classifier in eval mode, from the same kinds of source, with the same arguments."""
+    return _load("AutoModelForTokenClassification", source, dtype, pick_device(device), shared)
 
 
 # Eight environments in a vector ask for the same critic; it is held once, and for as long as somebody holds it.

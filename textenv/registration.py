@@ -14,19 +14,37 @@ from typing import Any, Literal
 import gymnasium as gym
 import torch
 
+from textenv.data.prompts import load_prompts
 from textenv.env import TextEnv
-from textenv.prompts import load_prompts
+from textenv.import_strings import load_object
 from textenv.reward import check_pay_every
 from textenv.shared import unwrap
 from textenv.tokenization import load_tokenizer
 
 __all__ = ["ENVIRONMENTS", "REWARDS", "make", "register_all"]
 
-Reward = str | tuple[str, dict[str, Any]] | Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]
+Wrap = Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]
+Reward = str | Wrap | tuple[str | Callable[..., gym.Env[Any, Any]], dict[str, Any]]
 
 REWARDS: dict[str, str | None] = {
     "sparse": None,
     "critic_span": "textenv.wrappers.critic:CriticReward",
+    "critic_token": "textenv.wrappers.critic:CriticTokenReward",
+    "self_critique": "textenv.wrappers.self_critique:SelfCritiqueReward",
+    "redistributed": "textenv.wrappers.redistributed:RedistributedReward",
+    "attention": "textenv.wrappers.attention:AttentionReward",
+    "uniform": "textenv.wrappers.controls:UniformReward",
+    "noise": "textenv.wrappers.controls:NoiseReward",
+    "implicit": "textenv.wrappers.log_ratio:ImplicitReward",
+    "contrastive": "textenv.wrappers.contrastive:ContrastiveReward",
+    "hierarchical": "textenv.wrappers.hierarchical:HierarchicalReward",
+    "weighted_sum": "textenv.wrappers.hierarchical:WeightedSumReward",
+    "scalarized": "textenv.wrappers.scalarized:ScalarizedReward",
+    "fine_grained": "textenv.wrappers.fine_grained:FineGrainedReward",
+    "delta": "textenv.wrappers.delta:DeltaReward",
+    "process": "textenv.wrappers.process:ProcessReward",
+    "principles": "textenv.wrappers.principles:PrinciplesReward",
+    "length_penalty": "textenv.wrappers.length:LengthPenalty",
 }
 """Reward name → wrapper class by import string (None: the score on the last token, no wrapper)."""
 
@@ -38,9 +56,21 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
         "task": "textenv.tasks.detox:Detox", "tokenizer": "textenv/tiny", "max_prompt_tokens": 32, "max_new_tokens": 28,
         "min_new_tokens": "max",
     },
+    "textenv/LongFormQA-v0": {
+        "task": "textenv.tasks.long_form_qa:LongFormQA", "tokenizer": "textenv/tiny", "max_prompt_tokens": 160,
+        "max_new_tokens": 64, "min_new_tokens": 1,
+    },
     "textenv/Sentiment-v0": {
         "task": "textenv.tasks.sentiment:Sentiment", "tokenizer": "textenv/tiny", "max_prompt_tokens": 32,
         "max_new_tokens": 28, "min_new_tokens": "max",
+    },
+    "textenv/Summarization-v0": {
+        "task": "textenv.tasks.summarization:Summarization", "tokenizer": "textenv/tiny", "max_prompt_tokens": 128,
+        "max_new_tokens": 32, "min_new_tokens": 1,
+    },
+    "textenv/Translation-v0": {
+        "task": "textenv.tasks.translation:Translation", "tokenizer": "textenv/tiny-translation", "max_prompt_tokens": 48,
+        "max_new_tokens": 48, "min_new_tokens": 1,
     },
 }  # fmt: skip
 """Environment id → its defaults."""
@@ -69,6 +99,8 @@ def make(
     scorer: Any = None,
     critic: Any = None,
     on_long_prompt: Literal["truncate", "error"] = "truncate",
+    chat: bool = False,
+    system: str | None = None,
     render_mode: str | None = None,
     **task_arguments: Any,
 ) -> gym.Env[Any, Any]:
@@ -79,7 +111,8 @@ def make(
         tokenizer: "bytes", "textenv/tiny", a directory, a hub name, or a transformers tokenizer.
         max_prompt_tokens, max_new_tokens: budgets, in tokens.
         min_new_tokens: policies do not sample EOS before; "max": every text uses its budget.
-        reward: a name (`REWARDS`), a pair (name, arguments), a callable env → env, or a list of these, innermost first.
+        reward: a name (`REWARDS`), an import string "my_module:MyReward" of a reward wrapper or of a function of an episode
+            (`RewardFromFunction`), a callable env → env, a pair (one of these, arguments), or a list, innermost first.
         payment: when `step` pays a dense reward: "online" while the text is written, "end" on its last step.
         pay_every: how often a critic reads the text so far: at "segment" ends, each "token", or each so many tokens.
         prompts: path (.txt, .jsonl, .csv, .parquet; .gz), list of strings or `Prompt`s, or `datasets.Dataset`;
@@ -87,8 +120,9 @@ def make(
         columns: where the fields of a prompt stand in the file, {"text": "prompt.text"}.
         split: "train", "test" or "all". Default: "train" of the embedded prompts, all of one's own. The test split of
             one's own prompts is their last eighth, at most 500.
-        scorer, critic: a callable, a directory or hub name, "lexicon:FILE" (critic); default: embedded.
+        scorer, critic: a callable, a directory or hub name, "lexicon:FILE" or the URL of a server (critic); default: embedded.
         on_long_prompt: "truncate" (left end, one warning) or "error".
+        chat, system: render prompts with the tokenizer's chat template, with this system message.
         render_mode: None or "ansi".
         **task_arguments: the task's own (`letter`, `target`).
 
@@ -115,6 +149,8 @@ def make(
         max_new_tokens=max_new_tokens,
         min_new_tokens=max_new_tokens if min_new_tokens == "max" else min_new_tokens,
         on_long_prompt=on_long_prompt,
+        chat=chat,
+        system=system,
         render_mode=render_mode,
     )
     for wrap in rewards:
@@ -160,22 +196,35 @@ def _rewards(reward: Reward | Sequence[Reward], critic: Any) -> list[Callable[[A
     out: list[Callable[[Any], Any]] = []
     used = False
     for item in listed:
-        if callable(item):
-            out.append(item)
-            continue
         name, arguments = item if isinstance(item, tuple) else (item, {})
-        if name not in REWARDS:
-            raise ValueError(f"unknown reward {name!r}; valid names: {', '.join(sorted(REWARDS))}, or a callable env -> env")
-        target = REWARDS[name]
-        if target is None:
+        wrap = name if callable(name) else _named(name)
+        if wrap is None:
             continue
-        cls = _load(target)
-        if "critic" in inspect.signature(cls).parameters:
+        if isinstance(wrap, type) and "critic" in inspect.signature(wrap).parameters and not callable(name):
             arguments, used = {"critic": critic, **arguments}, True
-        out.append(_partial(cls, arguments))
+        out.append(_partial(wrap, arguments))
     if critic is not None and not used:
         raise ValueError(f"critic={critic!r} is given, but reward={reward!r} asks no critic; pass reward='critic_span'")
     return out
+
+
+def _named(name: str) -> Callable[..., Any] | None:
+    """What wraps an environment for a name or an import string; None: nothing does."""
+    if name in REWARDS:
+        target = REWARDS[name]
+        return None if target is None else _load(target)
+    if not isinstance(name, str) or ":" not in name:
+        raise ValueError(
+            f"unknown reward {name!r}; valid names: {', '.join(sorted(REWARDS))}, an import string module:attribute, or a "
+            "callable env -> env"
+        )
+    found = load_object(name)
+    from_function = _load("textenv.wrappers.function:RewardFromFunction")
+    if isinstance(found, from_function) or (isinstance(found, type) and issubclass(found, gym.Wrapper)):
+        return found
+    if isinstance(found, type) or not callable(found):
+        raise ValueError(f"{name!r} is {found!r}; a reward is a subclass of RewardWrapper, or a function of an episode")
+    return lambda env, **arguments: from_function(found, **arguments)(env)
 
 
 def _partial(cls: Any, arguments: dict[str, Any]) -> Callable[[Any], Any]:

@@ -23,7 +23,11 @@ from textenv.env import Observation
 from textenv.episode import Episode
 from textenv.render import render_episode
 
-__all__ = ["RewardWrapper", "check_pay_every"]
+__all__ = ["NotApplicable", "RewardWrapper", "check_pay_every"]
+
+
+class NotApplicable(ValueError):
+    """A reward that needs what this environment's task does not have; the message names it, and the argument that gives it."""
 
 
 class RewardWrapper(gym.Wrapper[Observation, np.int64, Observation, np.int64], ABC):

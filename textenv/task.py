@@ -8,11 +8,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from functools import cached_property
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
+from textenv.aspects import Aspect
 from textenv.episode import Episode, Prompt, Span
+from textenv.judges.statistics import embedded_statistics, same_scorer
 
 __all__ = ["Critic", "RewardDefaults", "Scorer", "Task", "by_prompt", "check_scores"]
 
@@ -22,19 +25,21 @@ Scorer = Callable[[Sequence[Episode]], Sequence[float]]
 
 @runtime_checkable
 class Critic(Protocol):
-    """Episodes → for each the spans of `episode.text` that deserve a reward (sign: good or bad)."""
+    """Episodes → for each the spans of `episode.text` that deserve a reward (sign: good or bad); None: no verdict."""
 
-    def __call__(self, episodes: Sequence[Episode], /) -> Sequence[Sequence[Span]]: ...
+    def __call__(self, episodes: Sequence[Episode], /) -> Sequence[Sequence[Span] | None]: ...
 
 
 @dataclass(frozen=True)
 class RewardDefaults:
-    """What RELC pays per task (relc README): v⁺, v⁻, v⁰, and how the released code compares token strings."""
+    """What the papers pay per task: RELC's v⁺, v⁻, v⁰, and how its code compares token strings; ALaRM's w_H and gate τ."""
 
     positive: float = 0.5
     negative: float = -0.5
     neutral: float = 0.0
     strip_tokens: bool = True
+    holistic_weight: float = 1.0
+    gate: float = 0.5
 
 
 @dataclass(eq=False)
@@ -44,7 +49,10 @@ class Task(ABC):
     Attributes:
         prompts: what may be asked; never empty.
         scorer: episodes → scores.
+        fluency_model: the language model that judges fluency; None where the embedded one does not speak the language.
     """
+
+    fluency_model: ClassVar[str | None] = "textenv/tiny"
 
     prompts: Sequence[Prompt]
     scorer: Scorer
@@ -61,6 +69,40 @@ class Task(ABC):
             ValueError: the scorer gave another number of scores, or one that is not finite.
         """
         return check_scores(self.scorer(episodes), episodes, self.scorer)
+
+    def prompt_text(self, prompt: Prompt) -> str:
+        """What the policy reads of a prompt: its text, or what the task writes around it."""
+        return prompt.text
+
+    @property
+    def aspects(self) -> Mapping[str, Aspect]:
+        """The aspects that can be judged apart, by name; their models load when they are first asked.
+
+        Here those that every task has; a task puts its own before them: `{"factuality": ..., **super().aspects}`.
+        """
+        return self._generic_aspects
+
+    @cached_property
+    def _generic_aspects(self) -> dict[str, Aspect]:
+        from textenv.judges.generic_aspects import generic_aspects  # loads language models; a task needs none
+
+        return generic_aspects(self, self.fluency_model)
+
+    @property
+    def score_statistics(self) -> tuple[float, float] | None:
+        """Mean and standard deviation of the default score over texts of the embedded policy.
+
+        None where they are not known: another scorer, say. `textenv calibrate` measures them.
+        """
+        return embedded_statistics(type(self).__name__) if same_scorer(self.scorer, self.load_scorer(None)) else None
+
+    def truth(self, episodes: Sequence[Episode]) -> list[list[Span]]:
+        """What is known to be good (reward > 0) and bad (reward < 0) in each text, where the task's world tells.
+
+        Raises:
+            ValueError: nothing is known about such texts.
+        """
+        raise ValueError(f"{type(self).__name__} knows no truth about its texts; the embedded tasks do")
 
     @abstractmethod
     def metrics(self, episodes: Sequence[Episode]) -> Mapping[str, float]:

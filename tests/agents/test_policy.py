@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from pathlib import Path
@@ -44,20 +45,30 @@ def test_log_probabilities_are_those_of_the_models_own_forward(name: str) -> Non
     assert torch.allclose(got, torch.cat(expected), atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "linear"), [("llama", True), ("gpt2", True), ("tied llama", True), ("gemma2", False)])
-def test_a_head_that_does_more_than_project_is_noticed(name: str, linear: bool) -> None:
-    assert LMPolicy(MODELS[name]())._linear_head is linear
+def test_what_a_head_does_beside_projecting_is_in_every_log_probability() -> None:
+    capped, free = worlds.gemma2(), worlds.gemma2()
+    free.config.final_logit_softcapping = None
+    one, other = (LMPolicy(model).evaluate(PROMPTS, TEXTS, RULE).log_probs for model in (capped, free))
+    assert not torch.allclose(one, other)
 
 
-def test_a_soft_cap_is_noticed_before_the_logits_are_large() -> None:
-    model = worlds.gemma2()
-    model.config.final_logit_softcapping = 30.0  # the logits of random weights are far below it
-    assert LMPolicy(model)._linear_head is False
+@pytest.mark.parametrize("name", MODELS)
+def test_the_head_runs_at_generated_positions_alone(name: str) -> None:
+    policy = LMPolicy(MODELS[name]())
+    shapes = []
+    policy.model.get_output_embeddings().register_forward_hook(lambda _, __, output: shapes.append(output.shape[:-1].numel()))
+    policy.evaluate(PROMPTS, TEXTS, RULE)
+    policy.act(np.array([[-1, 97, 5], [98, 99, 6]]), ActionRule(VOCABULARY, EOS, 1), None)
+    assert shapes == [sum(map(len, TEXTS)), 2]
 
 
-def test_the_check_of_the_head_leaves_no_hook_behind() -> None:
+@pytest.mark.parametrize("fails", [False, True])
+def test_reading_leaves_no_hook_behind(fails: bool) -> None:
     policy = LMPolicy(worlds.llama())
-    assert not policy.model.get_output_embeddings()._forward_hooks
+    prompts = [np.array([10_000])] * 3 if fails else PROMPTS
+    with pytest.raises(IndexError) if fails else contextlib.nullcontext():
+        policy.evaluate(prompts, TEXTS, RULE)
+    assert not policy.model.get_output_embeddings()._forward_pre_hooks
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -207,7 +218,7 @@ def test_the_same_tokenizer_loaded_twice_is_no_other(llama_directory: Path) -> N
 
 
 def test_texts_longer_than_the_models_positions_are_refused_before_training() -> None:
-    with pytest.raises(ValueError, match=r"140 .*128 positions"):
+    with pytest.raises(ValueError, match=r"need 140 positions; the model has 128"):
         TokenPPO(worlds.llama(), make(max_prompt_tokens=70, max_new_tokens=70))
 
 

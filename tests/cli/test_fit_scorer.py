@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.test_console import run
-from textenv.scorers import SequenceClassifierScorer
+from textenv.judges.scorers import SequenceClassifierScorer
 
 SMALL = ("--hidden", 64, "--layers", 1, "--vocab-size", 300, "--batch-size", 16, "--device", "cpu", "--label", "toxic")
 NAMES = ("--labels", "civil,toxic")

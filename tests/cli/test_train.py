@@ -156,7 +156,7 @@ def test_count_letter_learns_with_a_policy_of_ones_own(llama_directory: Path, tm
         (("--prompts", "missing.jsonl"), "no such file: 'missing.jsonl'"),
         (("--judge", "./nowhere"), "./nowhere"),
         (("--critic", "lexicon:./nowhere.txt"), "nowhere.txt"),
-        (("--max-new-tokens", 500), "the policy has 128 positions"),
+        (("--max-new-tokens", 500), "the model has 128"),
         (("--resume", "nowhere"), "nowhere holds no run to resume"),
     ],
 )

@@ -51,7 +51,13 @@ def test_an_item_listed_twice_marks_its_second_occurrence() -> None:
 
 
 def test_an_item_listed_more_often_than_it_stands_there_is_missing() -> None:
-    assert parse_critique(" bad; bad", "bad", ONE)[1] == ["bad"]
+    spans, missing = parse_critique(" bad; bad", "bad day", ONE)
+    assert ([(s.start, s.end) for s in spans], missing) == ([(0, 3)], ["bad"])
+
+
+def test_an_answer_that_lists_more_than_the_text_holds_is_no_answer() -> None:
+    with pytest.raises(CritiqueError, match="the answer lists 9 characters of a text that has 7"):
+        parse_critique(" bad; bad; bad", "bad day", ONE)
 
 
 def test_a_place_stands_on_one_list_alone() -> None:
@@ -90,7 +96,7 @@ def test_an_answer_of_another_form_is_an_error(answer: str, sections: Any, messa
 
 
 def test_what_is_not_in_the_text_is_told_apart_from_what_is() -> None:
-    spans, missing = parse_critique(" ghost; bad", "bad", ONE)
+    spans, missing = parse_critique(" ghost; bad", "bad idea", ONE)
     assert ([(s.start, s.end) for s in spans], missing) == ([(0, 3)], ["ghost"])
 
 
@@ -131,7 +137,7 @@ def test_any_answer_gives_verbatim_spans_or_raises(answer: str, text: str, secti
 @given(data=st.data(), text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30))
 def test_what_a_perfect_critic_says_parses_back(data: Any, text: str) -> None:
     text = one_line(text)
-    assume(";" not in text)
+    assume(";" not in text)  # `show` makes a comma of it
     cuts = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=6)))
     places = [(a, b) for a, b in zip(cuts[::2], cuts[1::2], strict=False) if text[a:b].strip() == text[a:b] != "none"]
     assume(all(text.count(text[a:b]) == 1 for a, b in places))  # an item is placed by its words alone
@@ -188,13 +194,13 @@ def test_an_answer_that_cannot_be_parsed_raises_where_asked() -> None:
 
 
 def test_a_span_that_is_not_in_the_text_raises_where_asked() -> None:
-    with pytest.raises(CritiqueError, match=r"listed \['ghost'\], which is not in the text 'bad'"):
-        answering(" bad; ghost", on_error="raise")(episodes("bad"))
+    with pytest.raises(CritiqueError, match=r"listed \['ghost'\], which is not in the text 'bad idea'"):
+        answering(" bad; ghost", on_error="raise")(episodes("bad idea"))
 
 
 def test_what_cannot_be_parsed_is_skipped_and_counted_where_asked() -> None:
     critic = answering(" ;", on_error="skip")
-    assert critic(episodes("bad", "sad")) == [[], []]
+    assert critic(episodes("bad", "sad")) == [None, None]  # no verdict, which is not the verdict "none"
     metrics = critic.metrics()
     assert metrics["credit/critic_parse_failures"] == 2.0
     assert metrics["credit/critic_seconds"] > 0
@@ -203,7 +209,7 @@ def test_what_cannot_be_parsed_is_skipped_and_counted_where_asked() -> None:
 
 def test_the_good_items_of_a_skipped_answer_are_kept() -> None:
     critic = answering(" bad; ghost", on_error="skip")
-    assert [[(s.start, s.end) for s in spans] for spans in critic(episodes("bad"))] == [[(0, 3)]]
+    assert [[(s.start, s.end) for s in spans or []] for spans in critic(episodes("bad idea"))] == [[(0, 3)]]
     assert critic.metrics()["credit/critic_parse_failures"] == 1.0
 
 
@@ -236,8 +242,33 @@ def test_a_batch_answers_as_one_text_at_a_time(llama_directory: Path) -> None:
 
 def test_a_question_that_does_not_fit_is_refused(llama_directory: Path) -> None:
     critic = LanguageModelCritic(llama_directory, CritiqueFormat(ONE, instruction="x" * 100), max_new_tokens=12)
-    with pytest.raises(ValueError, match=r"a question of \d+ tokens and an answer of 12 exceed its 128 positions"):
+    with pytest.raises(ValueError, match=r"a question of \d+ tokens and an answer of 12 exceed its positions"):
         critic(episodes("a text that is somewhat long"))
+
+
+def test_a_text_that_does_not_fit_is_read_at_its_beginning_and_its_end(llama_directory: Path) -> None:
+    critic = LanguageModelCritic(llama_directory, CritiqueFormat(ONE), max_new_tokens=12, on_error="skip")
+    env = make(max_new_tokens=400)
+    text = "begin " + "m" * 300 + " end"
+    critic([env.get_wrapper_attr("episode")(Prompt("p"), list(text.encode()))])
+    assert critic.metrics()["credit/critic_cut"] == 1.0
+    question = critic._question(text)
+    assert question.text.startswith("begin mm")
+    assert question.text.endswith("mm end\nInsults:")
+    assert len(question.text.encode()) <= 116
+
+
+def test_a_document_is_cut_before_a_text_that_fits(llama_directory: Path) -> None:
+    form = CritiqueFormat(ONE, template="{prompt}\nSummary: {text}")
+    critic = LanguageModelCritic(llama_directory, form, max_new_tokens=12)
+    question = critic._question("short", Prompt("d" * 500))
+    assert question.text.endswith("\nSummary: short\nInsults:")
+    assert not question.shown.cut
+
+
+def test_a_budget_of_nothing_is_refused(llama_directory: Path) -> None:
+    with pytest.raises(ValueError, match="max_new_tokens and max_text must be at least 1, got 0 and 8000"):
+        LanguageModelCritic(llama_directory, CritiqueFormat(ONE), max_new_tokens=0)
 
 
 def test_the_question_shows_instruction_examples_and_the_text_on_one_line() -> None:

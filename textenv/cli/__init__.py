@@ -1,4 +1,4 @@
-"""The command line: `textenv list | train | evaluate | pretrain | fit-scorer`.
+"""The command line: `textenv list | train | evaluate | credit | ...`; `textenv --help` names them all.
 
 One file a command; what a command needs is imported when it runs.
 """
@@ -11,8 +11,11 @@ from typing import Annotated
 import typer
 
 from textenv import __version__
+from textenv.cli.calibrate import calibrate
 from textenv.cli.console import reports_errors
+from textenv.cli.credit import credit
 from textenv.cli.evaluate import evaluate
+from textenv.cli.fit_reward_model import fit_reward_model
 from textenv.cli.fit_scorer import fit_scorer
 from textenv.cli.list_environments import list_environments
 from textenv.cli.pretrain import pretrain
@@ -49,7 +52,10 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_environments,
     "train": train,
     "evaluate": evaluate,
+    "calibrate": calibrate,
     "pretrain": pretrain,
+    "credit": credit,
+    "fit-reward-model": fit_reward_model,
     "fit-scorer": fit_scorer,
 }
 for _name, _command in _COMMANDS.items():

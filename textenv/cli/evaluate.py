@@ -27,6 +27,8 @@ def evaluate(
     max_prompt_tokens: o.MaxPromptTokens = None,
     max_new_tokens: o.MaxNewTokens = None,
     min_new_tokens: o.MinNewTokens = None,
+    chat: o.Chat = False,
+    system: o.System = None,
     judge: o.Judge = None,
     k: o.K = 25,
     eval_prompts: o.EvalPrompts = None,
@@ -46,6 +48,7 @@ def evaluate(
     environment = o.given(
         policy=policy, tokenizer=tokenizer, scorer=scorer, prompts=prompts, columns=o.pairs(column) or None,
         max_prompt_tokens=max_prompt_tokens, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens,
+        chat=chat or None, system=system,
     )  # fmt: skip
     _, held_out = make_environments(env_id, environment)
     measure = Measuring(held_out, judge or [], eval_prompts, k, seed)

@@ -13,7 +13,7 @@ from textenv.cli.options import free_directory
 if TYPE_CHECKING:
     import torch
 
-    from textenv.labelled import Example
+    from textenv.data.labelled import Example
 
 __all__ = ["fit_scorer"]
 
@@ -54,7 +54,7 @@ def fit_scorer(
     """
     import torch
 
-    from textenv.labelled import balanced_weights, read_labelled
+    from textenv.data.labelled import balanced_weights, read_labelled
     from textenv.models import pick_device, quiet_files
     from textenv.saving import atomic_directory
 
@@ -188,7 +188,8 @@ class _Trainer:
         """Weighted cross-entropy over batches of similar length."""
         import torch
 
-        from textenv.training import fit
+        from textenv.fitting.reward_model_loop import batches_by_length
+        from textenv.fitting.training import fit
 
         rows, classes = self.rows(examples), torch.tensor([index for _, index in examples])
         seen = 0
@@ -202,7 +203,7 @@ class _Trainer:
 
         with progress("fit-scorer", steps) as meter:
             fit(
-                self.model, _batches([len(row) for row in rows], batch_size, generator), loss, steps=steps,
+                self.model, batches_by_length([len(row) for row in rows], batch_size, generator), loss, steps=steps,
                 learning_rate=learning_rate, weight_decay=0.1,
                 on_step=lambda step, value: meter.update(step, tokens=seen, note=f"loss {value:.3f}"),
             )  # fmt: skip
@@ -221,25 +222,11 @@ class _Trainer:
         return result.numpy()
 
 
-def _batches(lengths: list[int], batch_size: int, generator: torch.Generator) -> Any:
-    """Indices without end: shuffled, sorted by length within pools of 50 batches (little padding), batches shuffled."""
-    import torch
-
-    while True:
-        order = torch.randperm(len(lengths), generator=generator).tolist()
-        pool = 50 * batch_size
-        chunks = [sorted(order[i : i + pool], key=lengths.__getitem__) for i in range(0, len(order), pool)]
-        ordered = [index for chunk in chunks for index in chunk]
-        batches = [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
-        for index in torch.randperm(len(batches), generator=generator).tolist():
-            yield batches[index]
-
-
 def _report(probabilities: Any, classes: list[int], weights: Any, names: list[str]) -> None:
     """Held-out accuracy (of each class, so that a large one hides nothing), area under the curve, calibration."""
     import numpy as np
 
-    from textenv.labelled import area_under_curve, calibration_error
+    from textenv.data.labelled import area_under_curve, calibration_error
 
     truth = np.array(classes)
     right = probabilities.argmax(1) == truth

@@ -27,6 +27,8 @@ MaxPromptTokens = Annotated[
     int | None, typer.Option(help="Longest prompt; longer ones lose their left end. Example: --max-prompt-tokens 48")
 ]
 MaxNewTokens = Annotated[int | None, typer.Option(help="Longest text in tokens. Example: --max-new-tokens 40")]
+Chat = Annotated[bool, typer.Option("--chat", help="Render prompts with the tokenizer's chat template. Example: --chat")]
+System = Annotated[str | None, typer.Option(help="System message, with --chat. Example: --system 'Answer in one sentence.'")]
 MinNewTokens = Annotated[int | None, typer.Option(help="No end of text before so many tokens. Example: --min-new-tokens 10")]
 Judge = Annotated[
     list[str] | None,

@@ -58,10 +58,10 @@ def pretrain(
     import torch
 
     from textenv.cli.language_model import autocast, held_out_loss, new_model, next_token_loss, seconds_per_step
-    from textenv.corpus import block_batches
+    from textenv.data.corpus import block_batches
+    from textenv.fitting.training import fit
     from textenv.models import pick_device, quiet_files
     from textenv.saving import atomic_directory
-    from textenv.training import fit
 
     _check(steps, minutes, context, batch_size, held_out)
     out = free_directory(out, overwrite)
@@ -119,7 +119,7 @@ def _documents(
     """All documents, shuffled, without those that are held out, and these."""
     import torch
 
-    from textenv.corpus import read_documents
+    from textenv.data.corpus import read_documents
 
     documents = []
     for file in files:
@@ -143,7 +143,7 @@ def _tokenizer(name: str | None, documents: list[str], vocab_size: int) -> Any:
 
 
 def _blocks(tokenizer: Any, train: list[str], test: list[str], context: int) -> tuple[Tensor, Tensor]:
-    from textenv.corpus import encode, pack
+    from textenv.data.corpus import encode, pack
 
     blocks, held_out = pack(encode(tokenizer, train), context), pack(encode(tokenizer, test), context)
     for name, part in (("training", blocks), ("held-out", held_out)):

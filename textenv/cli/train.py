@@ -44,6 +44,8 @@ def train(
     max_prompt_tokens: o.MaxPromptTokens = None,
     max_new_tokens: o.MaxNewTokens = None,
     min_new_tokens: o.MinNewTokens = None,
+    chat: o.Chat = False,
+    system: o.System = None,
     total_timesteps: Annotated[
         int, typer.Option(help="Tokens to generate while training. Example: --total-timesteps 100000")
     ] = 200_000,
@@ -76,7 +78,7 @@ def train(
     environment = o.given(
         reward=reward, payment=payment, policy=policy, tokenizer=tokenizer, scorer=scorer, critic=critic, prompts=prompts,
         columns=o.pairs(column) or None, max_prompt_tokens=max_prompt_tokens, max_new_tokens=max_new_tokens,
-        min_new_tokens=min_new_tokens,
+        min_new_tokens=min_new_tokens, chat=chat or None, system=system,
     )  # fmt: skip
     learner = o.given(
         learning_rate=learning_rate, kl_coef=kl_coef, n_episodes=n_episodes, batch_size=batch_size, n_epochs=n_epochs,

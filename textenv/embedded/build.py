@@ -1,11 +1,14 @@
 """Rebuilds the embedded models from a seed: `python -m textenv.embedded.build`.
 
-Two one-thread processes train side by side; each writes into a temporary directory that is renamed when it is complete.
+Two one-thread processes train side by side, each job as soon as what it needs is done; each model is written into a temporary
+directory that is renamed when it is complete.
 
-    draft ──samples──→ critic-sentiment, critic-insults, toxicity, sentiment        tiny (needs nothing)
+    draft ──samples──→ scorers and critics of documents, principles   tiny-translation (needs nothing)
+    tiny ──weights───→ reward, aspects, critics of answers, preferred at the end: statistics.json
 
-Scorers and critics learn from the mistakes of the draft, a language model that is thrown away, so that neither depends on when
-the other is ready. The same seed on the same machine gives the same files.
+The judges of documents learn from the mistakes of the draft, a language model that is thrown away, so that they need not wait
+for tiny; the judges of answers begin with tiny's weights and learn from its mistakes. The same seed on the same machine gives
+the same files.
 """
 
 from __future__ import annotations
@@ -19,19 +22,27 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-__all__ = ["main"]
+__all__ = ["JOBS", "main"]
 
-JOBS: dict[str, str] = {  # name → the job that must be done before, longest first
-    "draft": "",
-    "tiny": "",
-    "tiny-critic-sentiment": "draft",
-    "tiny-critic-insults": "draft",
-    "tiny-sentiment": "draft",
-    "tiny-toxicity": "draft",
+JOBS: dict[str, tuple[str, ...]] = {  # name → the jobs that must be done before; of those that can begin the first does
+    "tiny": (),
+    "draft": (),
+    "tiny-preferred": ("tiny",),
+    "tiny-critic-support": ("tiny",),
+    "tiny-reward": ("tiny",),
+    "tiny-aspects": ("tiny",),
+    "tiny-critic-translation": ("tiny",),
+    "tiny-critic-sentiment": ("draft",),
+    "tiny-translation": (),
+    "tiny-critic-insults": ("draft",),
+    "tiny-sentiment": ("draft",),
+    "tiny-principles": ("draft",),
+    "tiny-toxicity": ("draft",),
 }
-_TASK = {"tiny-sentiment": "sentiment", "tiny-toxicity": "insults"}
-_TASK |= {"tiny-critic-insults": "insults", "tiny-critic-sentiment": "sentiment"}
+MODELS = tuple(job for job in JOBS if job != "draft")
+PACKAGE = Path(__file__).parent / "models"
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -46,13 +57,13 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "models", help="default: the package's own")
-    parser.add_argument("--only", nargs="+", choices=[j for j in JOBS if j != "draft"], metavar="MODEL", help=", ".join(JOBS))
+    parser.add_argument("--out", type=Path, default=PACKAGE, help="default: the package's own")
+    parser.add_argument("--only", nargs="+", choices=MODELS, metavar="MODEL", help=", ".join(MODELS))
     parser.add_argument("--scale", type=float, default=1.0, help="share of the training steps (default 1)")
     parser.add_argument("--processes", type=int, default=2, help="trainings side by side, one thread each (default 2)")
     parser.add_argument("--measure", action="store_true", help="measure what is there, train nothing")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
-    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=Path, help="keep the drafts here, and take those that are there (default: thrown away)")
     return parser.parse_args(arguments)
 
 
@@ -66,29 +77,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given.measure:
         given.out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="textenv-build-") as work:
-            if not _build(given, Path(work)):
+            if not _build(given, Path(given.work or work)):
                 return 2
         print(f"trained in {(time.monotonic() - begun) / 60:.1f} min", flush=True)
 
     from textenv.embedded import quality
 
-    measures = quality.measure(given.out, given.seed, max(20, round(1000 * min(1.0, given.scale))), given.only)
+    count = max(20, round(1000 * min(1.0, given.scale)))
+    measures = quality.measure(given.out, given.seed, count, given.only)
     print(quality.table(measures))
+    if not given.only:
+        _statistics(given.out, given.seed, max(20, count // 2))
     size = sum(f.stat().st_size for f in given.out.rglob("*") if f.is_file())
     print(f"{size / 1e6:.1f} MB in {given.out}; {(time.monotonic() - begun) / 60:.1f} min in all")
     return 0 if all(m.reached for m in measures) else 1
 
 
+def _there(job: str, given: argparse.Namespace, work: Path) -> bool:
+    """Whether a job that others need was done in an earlier run."""
+    if job == "draft":
+        return (work / "samples.json").is_file()
+    return bool(given.only) and (given.out / job / "config.json").is_file()
+
+
 def _build(given: argparse.Namespace, work: Path) -> bool:
     """Runs the jobs, at most `processes` at a time, each as soon as what it needs is done."""
-    wanted = set(given.only or [job for job in JOBS if job != "draft"])
-    wanted |= {JOBS[job] for job in wanted} - {""}
-    waiting = [job for job in JOBS if job in wanted]
+    work.mkdir(parents=True, exist_ok=True)
+    wanted = set(given.only or MODELS)
+    needed = {job for name in wanted for job in JOBS[name]} - wanted
+    done = {job for job in needed if _there(job, given, work)}
+    waiting = [job for job in JOBS if job in (wanted | needed) - done]
     running: dict[str, subprocess.Popen[bytes]] = {}
-    done: set[str] = {""}
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     while waiting or running:
-        for job in [job for job in waiting if JOBS[job] in done][: given.processes - len(running)]:
+        ready = [job for job in waiting if done.issuperset(JOBS[job])]
+        for job in ready[: given.processes - len(running)]:
             command = [sys.executable, "-m", "textenv.embedded.build", "--worker", job, "--seed", str(given.seed)]
             command += ["--out", str(given.out), "--work", str(work), "--scale", str(given.scale)]
             running[job] = subprocess.Popen(command, env=environment)
@@ -111,7 +134,7 @@ def _work(job: str, seed: int, out: Path, work: Path, scale: float) -> None:
     """One job, in a process of its own."""
     import torch
 
-    from textenv.embedded import material, recipes, wording
+    from textenv.embedded import judging, material, networks, preferring, quality, recipes, translating, wording
     from textenv.models import quiet_files
     from textenv.saving import atomic_directory
 
@@ -123,23 +146,49 @@ def _work(job: str, seed: int, out: Path, work: Path, scale: float) -> None:
 
     _, tokenizer = wording.build_tokenizer(seed)
     steps = max(20, round(recipes.STEPS[job] * scale))
+    few = min(1.0, scale)
+    count = max(20, round(800 * few))
     if job == "draft":
-        samples = recipes.draft_samples(tokenizer, seed, progress, steps, count=max(20, round(1500 * min(1.0, scale))))
-        (work / "samples.json").write_text(json.dumps(samples))
+        written = recipes.draft_samples(tokenizer, seed, progress, steps, count=max(20, round(1500 * few)))
+        (work / "samples.json").write_text(json.dumps(written))
         return
+    samples: Any = json.loads((work / "samples.json").read_text()) if "draft" in JOBS[job] else {}
+    source: Any = networks.eager(quality.load(out, "tiny")[0]) if "tiny" in JOBS[job] else None
+    common = (tokenizer, seed, progress)
     if job == "tiny":
-        model = recipes.language_model(tokenizer, seed, progress, steps)
+        model = recipes.language_model(*common, steps)
+    elif job == "tiny-translation":
+        model = translating.translator(*common, steps)
+    elif job == "tiny-preferred":
+        model = preferring.preferred(*common, steps, source, prompts=max(20, round(500 * few)))
+    elif job == "tiny-reward":
+        model = judging.reward(*common, steps, source, count=count)
+    elif job == "tiny-aspects":
+        model = judging.aspects(*common, steps, source, count=count)
+    elif job == "tiny-principles":
+        model = judging.principles(*common, samples, steps)
+    elif job in ("tiny-critic-support", "tiny-critic-translation"):
+        model = judging.answer_critic(*common, job.removeprefix("tiny-critic-"), steps, source, count=count)
     else:
-        task = _TASK[job]
-        samples = json.loads((work / "samples.json").read_text())[material.GENRE[task]]
+        task = "sentiment" if job.endswith("sentiment") else "insults"
         train = recipes.critic if "critic" in job else recipes.scorer
-        model = train(tokenizer, seed, progress, task, samples, steps)
+        model = train(*common, task, samples[material.GENRE[task]], steps)
     with atomic_directory(out / job) as directory, quiet_files():
         model.half().save_pretrained(directory)
         tokenizer.save_pretrained(directory)
         for file in directory.iterdir():
             file.chmod(0o644)
     progress(f"saved after {time.monotonic() - begun:.0f} s")
+
+
+def _statistics(out: Path, seed: int, count: int) -> None:
+    """Mean and standard deviation of each task's default score on texts of the policy, beside the models."""
+    from textenv.embedded import policy_quality
+
+    found = policy_quality.statistics(out, seed, count)
+    file = (Path(__file__).parent if out.resolve() == PACKAGE.resolve() else out) / "statistics.json"
+    file.write_text(json.dumps(found, indent=1) + "\n")
+    print(f"statistics of the scores in {file}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """What the embedded models are trained on, as endless iterators of batches drawn from a `random.Random`.
 
-A language model reads whole documents. Scorers and critics read what they will meet in use: continuations, from any cut point
-to any cut point, of documents and of a half-trained language model with all its mistakes, and, to be sure of the words
-themselves, texts with their words shuffled. Batches hold rows of similar length.
+Here: the scorers and critics of documents (`lessons` has what the language model learns from, `verdicts` the judges of
+answers). They read what they will meet in use: continuations, from any cut point to any cut point, of documents and of a
+half-trained language model with all its mistakes, and, to be sure of the words themselves, texts with their words shuffled.
+Batches hold rows of similar length.
 """
 
 from __future__ import annotations
@@ -19,31 +20,16 @@ from transformers import PreTrainedTokenizerBase
 from textenv.embedded import critique, grammar, lexicon, truth
 from textenv.embedded.notation import join_words
 
-__all__ = ["IGNORED", "Curriculum", "Excerpts", "critic_batches", "language_batches", "scorer_batches"]
+__all__ = ["GENRE", "Curriculum", "Excerpts", "batched", "critic_batches", "padded", "scorer_batches"]
 
-IGNORED = -100
 GENRE = {"insults": "detox", "sentiment": "sentiment"}  # critique task → the genre that its spans live in
 _POOL = 24  # batches that are sorted by length together
 
 
-def _padded(rows: Sequence[Sequence[float]], fill: float, dtype: torch.dtype = torch.long) -> torch.Tensor:
-    longest = max(map(len, rows))
+def padded(rows: Sequence[Sequence[float]], fill: float, dtype: torch.dtype = torch.long) -> torch.Tensor:
+    """Rows as one tensor (B, L), filled up on the right; L is a multiple of 8, for few different shapes."""
+    longest = -(-max(map(len, rows)) // 8) * 8
     return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows], dtype=dtype)
-
-
-def language_batches(
-    tokenizer: PreTrainedTokenizerBase, rng: random.Random, rows: int, longest: int = 200, without_bos: float = 0.1
-) -> Iterator[torch.Tensor]:
-    """Documents as ids (B, L): bos, text, eos, then IGNORED. Some come without bos, as some callers encode them."""
-    while True:
-        texts = [grammar.sample(rng).text for _ in range(_POOL * rows)]
-        pool = [[*ids, tokenizer.eos_token_id][:longest] for ids in tokenizer(texts).input_ids]
-        pool = [row[1:] if rng.random() < without_bos else row for row in pool]
-        pool.sort(key=len)
-        batches = [pool[i : i + rows] for i in range(0, len(pool), rows)]
-        rng.shuffle(batches)
-        for batch in batches:
-            yield _padded(batch, IGNORED)
 
 
 @dataclass
@@ -108,7 +94,7 @@ def _split(text: str) -> list[str]:
     return text.split()
 
 
-def _batched(rng: random.Random, tokens: int, pool: list[tuple[int, list[Any]]]) -> list[list[list[Any]]]:
+def batched(rng: random.Random, tokens: int, pool: list[tuple[int, list[Any]]]) -> list[list[list[Any]]]:
     """The rows of (length, row) in batches of at most 64 rows and about `tokens` tokens, each of similar length, shuffled."""
     pool.sort(key=lambda item: item[0])
     batches: list[list[list[Any]]] = [[]]
@@ -132,8 +118,8 @@ def scorer_batches(
             (len(ids), [ids, prefix_targets(text, [end for _, end in offsets], task)])
             for text, ids, offsets in zip(texts, encoded.input_ids, encoded.offset_mapping, strict=True)
         ]
-        for batch in _batched(excerpts.rng, tokens, pool):
-            yield _padded([r[0] for r in batch], tokenizer.pad_token_id), _padded([r[1] for r in batch], -1.0, torch.float)
+        for batch in batched(excerpts.rng, tokens, pool):
+            yield padded([r[0] for r in batch], tokenizer.pad_token_id), padded([r[1] for r in batch], -1.0, torch.float)
 
 
 def prefix_targets(text: str, ends: Sequence[int], task: str) -> list[float]:
@@ -208,8 +194,8 @@ def critic_batches(
             (len(ids), [[*ids, tokenizer.eos_token_id], len(question)])
             for ids, question in zip(tokenizer(whole).input_ids, tokenizer(asked).input_ids, strict=True)
         ]
-        for batch in _batched(excerpts.rng, tokens, pool):
+        for batch in batched(excerpts.rng, tokens, pool):
             yield (
-                _padded([ids for ids, _ in batch], tokenizer.pad_token_id),
-                _padded([[0] * n + [1] * (len(ids) - n) for ids, n in batch], 0),
+                padded([ids for ids, _ in batch], tokenizer.pad_token_id),
+                padded([[0] * n + [1] * (len(ids) - n) for ids, n in batch], 0),
             )

@@ -11,60 +11,40 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-)
+import transformers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from textenv.critics.language_model import CritiqueError, LanguageModelCritic, parse_critique
 from textenv.embedded import critique, grammar, material, truth
+from textenv.embedded.measures import BARS, Measure, table
 from textenv.embedded.openings import prompts
 from textenv.embedded.sampling import continuations
+from textenv.embedded.worlds import world
+from textenv.episode import Prompt, Span
 from textenv.models import quiet_files
 
 __all__ = ["BARS", "Measure", "critic_quality", "language_model_quality", "measure", "scorer_quality", "table"]
 
 BUCKETS = ((1, 20), (20, 40), (40, 60), (60, 80), (80, 110))  # tokens of a critic's text; the last one has no bars
-BARS: dict[str, tuple[str, float]] = {
-    "loss above the entropy of the grammar, nats/token": ("<=", 0.05),
-    "sentences accepted": (">=", 0.85),
-    "accuracy": (">=", 0.97),
-    "span F1, insults": (">=", 0.95),
-    "span F1, sentiment": (">=", 0.90),
-    "answers that parse": (">=", 0.98),
-    "episodes/s": (">=", 500.0),
+SHIPPED = Path(__file__).parent / "models"
+_CLASSES = {
+    "tiny-sentiment": "AutoModelForSequenceClassification",
+    "tiny-toxicity": "AutoModelForSequenceClassification",
+    "tiny-reward": "AutoModelForSequenceClassification",
+    "tiny-principles": "AutoModelForSequenceClassification",
+    "tiny-aspects": "AutoModelForTokenClassification",
+    "tiny-translation": "AutoModelForSeq2SeqLM",
 }
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One number: of which model, what it is, on what it was measured, the bar it is held to ("" for none)."""
-
-    model: str
-    what: str
-    where: str
-    value: float
-    bar: str = ""
-
-    @property
-    def reached(self) -> bool:
-        """Whether the number is on the right side of its bar."""
-        sign, limit = BARS.get(self.bar, (">=", float("-inf")))
-        return self.value <= limit if sign == "<=" else self.value >= limit
 
 
 def load(models: Path, name: str) -> tuple[Any, PreTrainedTokenizerBase]:
     """A saved model in float32, and its tokenizer."""
-    classifier = name in ("tiny-sentiment", "tiny-toxicity")
-    auto = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
+    auto = getattr(transformers, _CLASSES.get(name, "AutoModelForCausalLM"))
     with quiet_files():
         model = auto.from_pretrained(models / name, dtype=torch.float32).eval()
     return model, AutoTokenizer.from_pretrained(models / name)
@@ -89,8 +69,10 @@ def language_model_quality(
         Measure("tiny", "loss above entropy", "the same tokens", loss - floor, next(iter(BARS))),
     ]
     generator = torch.Generator().manual_seed(seed)
-    free = continuations(model, tokenizer, [""] * min(300, documents), 120, generator, stop=True)
-    found.append(Measure("tiny", "sentences accepted", "from bos", grammar.accepted_share(free), "sentences accepted"))
+    begun = [" ".join(document.text.split()[:2]) for document in held[:300]]  # from bos alone it writes texts of other tasks too
+    free = continuations(model, tokenizer, begun, 120, generator, stop=True)
+    share = grammar.accepted_share(free, begun)
+    found.append(Measure("tiny", "sentences accepted", "whole documents from two words", share, "sentences accepted"))
     for length in (28, 72):
         everything: list[tuple[str, str]] = []
         for task in ("sentiment", "detox"):
@@ -158,35 +140,55 @@ def cut_documents(tokenizer: PreTrainedTokenizerBase, genre: str, length: int, c
 
 
 def critic_quality(
-    model: Any, tokenizer: PreTrainedTokenizerBase, task: str, texts: Sequence[str], where: str, *, bars: bool = True
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    task: str,
+    texts: Sequence[str],
+    where: str,
+    *,
+    asked: Sequence[Prompt] | None = None,
+    name: str = "",
+    bar: str = "",
 ) -> list[Measure]:
-    """F1 of exact spans (pooled over the texts), the share of answers that parse, and the speed."""
+    """F1 of exact spans (pooled over the texts), the share of answers that parse, and the speed.
+
+    Args:
+        asked: what each text answers, for the critics of answers.
+        name: of the model; default: "tiny-critic-" and the task.
+        bar: of the F1.
+    """
     form = critique.FORMS[task]
     critic = LanguageModelCritic(model, form, tokenizer=tokenizer, batch_size=128, max_new_tokens=96)
     begun = time.process_time()  # of this thread alone, whatever else the machine does
-    replies = critic.answers(texts)
+    replies = critic.answers(texts, asked)
     speed = len(texts) / (time.process_time() - begun)
-    truly = truth.insult_spans if task == "insults" else truth.sentiment_spans
     hit = named = real = parsed = exact = 0
-    for text, (reply, complete) in zip(texts, replies, strict=True):
-        wanted = {(s.start, s.end, s.reward) for s in truly(text)}
-        got: set[tuple[int, int, float]] = set()
+    for i, (text, reply) in enumerate(zip(texts, replies, strict=True)):
+        wanted = {(s.start, s.end, s.reward > 0) for s in _true_spans(task, asked[i] if asked else Prompt(""), text)}
+        got: set[tuple[int, int, bool]] = set()
+        answer, complete = reply if reply is not None else ("", False)
         try:
-            spans, missing = parse_critique(reply, text, form.sections, complete=complete)
+            spans, missing = parse_critique(answer, text, form.sections, complete=complete)
         except CritiqueError:
-            missing = [reply]
+            spans, missing = [], [answer]
         if complete and not missing:
-            got = {(s.start, s.end, s.reward) for s in spans}
+            got = {(s.start, s.end, s.reward > 0) for s in spans}
             parsed += 1
         hit, named, real = hit + len(wanted & got), named + len(got), real + len(wanted)
         exact += wanted == got
-    name = f"tiny-critic-{task}"
+    name = name or f"tiny-critic-{task}"
     return [
-        Measure(name, "span F1", where, 2 * hit / max(1, named + real), f"span F1, {task}" if bars else ""),
+        Measure(name, "span F1", where, 2 * hit / max(1, named + real), bar),
         Measure(name, "answers that parse", where, parsed / len(texts)),
         Measure(name, "answers exactly right", where, exact / len(texts)),
         Measure(name, "episodes/s of one core", where, speed, "episodes/s" if where.endswith("exactly 32 tokens") else ""),
     ]
+
+
+def _true_spans(task: str, prompt: Prompt, text: str) -> Sequence[Span]:
+    if task in material.GENRE:
+        return truth.insult_spans(text) if task == "insults" else truth.sentiment_spans(text)
+    return world(task).errors(prompt, text)
 
 
 def _critic_texts(samples: Sequence[str], task: str, low: int, high: int, count: int, seed: int) -> list[str]:
@@ -199,13 +201,16 @@ def _critic_texts(samples: Sequence[str], task: str, low: int, high: int, count:
 
 
 def measure(models: Path, seed: int = 0, count: int = 1000, only: Sequence[str] | None = None) -> list[Measure]:
-    """All numbers of the models in a directory; `count` texts for each of them.
+    """All numbers of the models in a directory (or of some of them); `count` texts for each.
 
-    Scorers and critics also read samples of the language model: the one beside them, or else the one that is shipped.
+    Judges also read samples of the language model: the one beside them, or else the one that is shipped.
     """
-    wanted = set(only or ["tiny", "tiny-sentiment", "tiny-toxicity", "tiny-critic-insults", "tiny-critic-sentiment"])
-    beside = (models / "tiny" / "config.json").exists()
-    policy, tokenizer = load(models if beside else Path(__file__).parent / "models", "tiny")
+    from textenv.embedded.judge_quality import measure as judges  # these stand on this module
+    from textenv.embedded.policy_quality import measure as policies
+
+    everything = [directory.name for directory in sorted(models.iterdir()) if (directory / "config.json").exists()]
+    wanted = set(everything if only is None else only)
+    policy, tokenizer = load(models if "tiny" in everything else SHIPPED, "tiny")
     found = language_model_quality(policy, tokenizer, seed, count) if "tiny" in wanted else []
     generator = torch.Generator().manual_seed(seed + 1)
     for task, genre in material.GENRE.items():
@@ -222,20 +227,11 @@ def measure(models: Path, seed: int = 0, count: int = 1000, only: Sequence[str] 
             model, own = load(models, f"tiny-critic-{task}")
             for low, high in BUCKETS:
                 texts = _critic_texts(sampled[110], task, low, high, count, seed)
-                found += critic_quality(model, own, task, texts, f"{low}-{high} tokens", bars=high <= 80)
+                bar = f"span F1, {task}" if high <= 80 else ""
+                found += critic_quality(model, own, task, texts, f"{low}-{high} tokens", bar=bar)
             parsed = [m.value for m in found if m.model == f"tiny-critic-{task}" and m.what == "answers that parse"][:4]
             name = f"tiny-critic-{task}"
             found.append(Measure(name, "answers that parse", "1-80 tokens", sum(parsed) / 4, "answers that parse"))
             exact = cut_documents(tokenizer, genre, 32, count, seed)
-            found += critic_quality(model, own, task, exact, "documents cut to exactly 32 tokens")
-    return found
-
-
-def table(measures: Sequence[Measure]) -> str:
-    """The numbers as lines of text, each with its bar."""
-    lines = []
-    for m in measures:
-        sign, limit = BARS.get(m.bar, ("", 0.0))
-        verdict = "" if not m.bar else f"{sign} {limit:g}" + ("" if m.reached else "   MISSED")
-        lines.append(f"{m.model:<22} {m.what:<34} {m.where:<36} {m.value:>9.3f}  {verdict}".rstrip())
-    return "\n".join(lines)
+            found += critic_quality(model, own, task, exact, "documents cut to exactly 32 tokens", bar=f"span F1, {task}")
+    return found + policies(models, seed, count, wanted) + judges(models, seed, count, wanted)

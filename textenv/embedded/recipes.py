@@ -1,6 +1,8 @@
-"""How each embedded model is trained: sizes, steps, rates. Every function returns a model in float32, ready to be saved.
+"""How the language model, the scorers and the critics of the embedded world are trained: sizes, steps, rates.
 
-Each is fixed by its seed on one machine: material, initial weights and samples have generators of their own.
+Every function returns a model in float32, ready to be saved. Each is fixed by its seed on one machine: material, initial
+weights and samples have generators of their own. The judges of answers are in `textenv.embedded.judging`, the copy that
+prefers in `textenv.embedded.preferring`, the translator in `textenv.embedded.translating`.
 """
 
 from __future__ import annotations
@@ -14,27 +16,54 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from textenv.embedded import material, networks, sampling
+from textenv.embedded.lessons import KINDS, Lessons, Step
 from textenv.embedded.openings import prompts
-from textenv.training import fit
+from textenv.embedded.worlds import DOCUMENTS
+from textenv.fitting.training import fit
 
-__all__ = ["LABELS", "STEPS", "critic", "draft_samples", "language_model", "scorer"]
+__all__ = ["LABELS", "SIZE", "STEPS", "Progress", "critic", "draft_samples", "language_model", "rng_of", "scorer"]
 
 LABELS = {"sentiment": ("negative", "positive"), "insults": ("civil", "toxic")}
+SIZE = {"width": 128, "layers": 4, "heads": 4}  # of tiny and of what begins with its weights
 STEPS = {
-    "draft": 800,
-    "tiny": 9000,
-    "tiny-critic-sentiment": 6500,
+    "draft": 600,
+    "tiny": 10000,
+    "tiny-translation": 3000,
+    "tiny-critic-sentiment": 8000,
     "tiny-critic-insults": 4500,
     "tiny-sentiment": 3000,
     "tiny-toxicity": 800,
+    "tiny-reward": 3000,
+    "tiny-aspects": 4000,
+    "tiny-critic-support": 5000,
+    "tiny-critic-translation": 4000,
+    "tiny-preferred": 300,
+    "tiny-principles": 1500,
 }
 """Optimiser steps of each training."""
 
 Progress = Callable[[str], None]
 
 
-def _rng(seed: int, purpose: str) -> random.Random:
+def rng_of(seed: int, purpose: str) -> random.Random:
+    """The generator of one training's material."""
     return random.Random(f"{seed} {purpose}")
+
+
+class Lately:
+    """A moving average of the loss of each kind of row, for the progress lines."""
+
+    def __init__(self) -> None:
+        self.loss: dict[str, float] = {}
+
+    def told(self, nll: torch.Tensor, kinds: torch.Tensor) -> None:
+        """Losses of tokens (N,) and the kinds of their rows (N,)."""
+        for index in kinds.unique().tolist():
+            value, name = float(nll[kinds == index].mean()), KINDS[index]
+            self.loss[name] = value if name not in self.loss else 0.97 * self.loss[name] + 0.03 * value
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value:.3f}" for name, value in self.loss.items())
 
 
 def language_model(
@@ -43,32 +72,44 @@ def language_model(
     progress: Progress,
     steps: int,
     *,
-    learning_rate: float = 2e-3,
+    learning_rate: float = 2.5e-3,
     purpose: str = "tiny",
+    size: dict[str, int] | None = None,
+    shares: dict[str, float] | None = None,
 ) -> PreTrainedModel:
-    """The language model of the documents.
+    """The language model of all tasks, or of the mixture `shares`."""
+    model = networks.language_model(tokenizer, seed, **(size or SIZE))
+    lately = Lately()
 
-    Its loss rests for some 500 to 2,000 steps (at 1.94) where sentences are right and topics are not kept; then it falls.
-    """
-    model = networks.language_model(tokenizer, seed, width=96, layers=4, heads=4)
+    def loss(model: Any, step: Step) -> torch.Tensor:
+        where = step.weights[:, 1:] > 0
+        with networks.products():
+            read = model.model(step.ids, attention_mask=step.mask, position_ids=step.positions, use_cache=False)
+            logits = networks.next_token_logits(model, read.last_hidden_state[:, :-1][where])
+        nll = F.cross_entropy(logits.float(), step.ids[:, 1:][where], reduction="none")
+        weights = step.weights[:, 1:][where]
+        learned = weights == 1.0
+        lately.told(nll.detach()[learned], step.kinds[:, 1:][where][learned])
+        return (nll * weights).sum() / weights.sum()
 
-    def loss(model: Any, ids: torch.Tensor) -> torch.Tensor:
-        logits = model(ids.clamp(min=0), use_cache=False).logits[:, :-1]
-        return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=material.IGNORED)
+    def tell(line: str) -> None:
+        progress(f"{line}  ({lately})")
 
-    batches = material.language_batches(tokenizer, _rng(seed, purpose), rows=16)
-    fit(model, batches, loss, steps=steps, learning_rate=learning_rate, warmup=0.03, progress=progress)
+    copying = min(1000, steps // 2) if shares is None else 0
+    lessons = Lessons(tokenizer, rng_of(seed, purpose), copying=copying, shares=shares)
+    fit(model, iter(lessons), loss, steps=steps, learning_rate=learning_rate, warmup=0.03, progress=tell)
     return model
 
 
 def draft_samples(
     tokenizer: PreTrainedTokenizerBase, seed: int, progress: Progress, steps: int, *, count: int = 1500
 ) -> dict[str, list[str]]:
-    """Continuations by a half-trained language model, with their prompts in front, per genre: its mistakes are wanted."""
-    model = language_model(tokenizer, seed, progress, steps, learning_rate=3e-3, purpose="draft")
-    generator, rng = torch.Generator().manual_seed(seed), _rng(seed, "draft prompts")
+    """Continuations by a half-trained language model of documents, per genre: its mistakes are wanted."""
+    size, documents = {"width": 96, "layers": 4, "heads": 4}, {"document": 1.0}
+    model = language_model(tokenizer, seed, progress, steps, learning_rate=3e-3, purpose="draft", size=size, shares=documents)
+    generator, rng = torch.Generator().manual_seed(seed), rng_of(seed, "draft prompts")
     samples = {}
-    for genre in sorted(material.GENRE.values()):
+    for genre in DOCUMENTS:
         openings = [rng.choice(prompts(genre, "train")).text for _ in range(count)]
         samples[genre] = sampling.continuations(model, tokenizer, openings, 110, generator)
         progress(f"{len(openings)} samples of {genre}, e.g. {samples[genre][0][:80]!r}")
@@ -88,11 +129,12 @@ def scorer(
 
     def loss(model: Any, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         ids, targets = batch
-        labels = model.score(model.model(ids, use_cache=False).last_hidden_state)
+        with networks.products():
+            labels = model.score(model.model(ids, use_cache=False).last_hidden_state).float()
         judged = targets >= 0
         return F.binary_cross_entropy_with_logits((labels[..., 1] - labels[..., 0])[judged], targets[judged])
 
-    excerpts = material.Excerpts(_rng(seed, f"scorer {task}"), material.GENRE[task], samples)
+    excerpts = material.Excerpts(rng_of(seed, f"scorer {task}"), material.GENRE[task], samples)
     batches = material.scorer_batches(tokenizer, excerpts, task)
     fit(model, batches, loss, steps=steps, learning_rate=3e-3, progress=progress)
     return model
@@ -111,24 +153,34 @@ def critic(
     """The language model that answers critique prompts of `task`; loss on the answer, and a little on the text."""
     layers = {"insults": 3, "sentiment": 4}[task]  # two lists, and negations to be undone
     model = networks.language_model(tokenizer, seed, width=96, layers=layers, heads=layers)
-    generator = torch.Generator().manual_seed(seed)
-
-    def loss(model: Any, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        ids, answer = batch
-        hidden = model.model(ids, use_cache=False).last_hidden_state[:, :-1]
-        targets, answer = ids[:, 1:], answer[:, 1:].bool()
-        text = (targets != tokenizer.pad_token_id) & ~answer
-        text &= torch.rand(text.shape, generator=generator) < 0.25  # a quarter of the text stands for all: the head is dear
-        nll = [F.cross_entropy(model.lm_head(hidden[where]), targets[where]) for where in (answer, text) if where.any()]
-        curriculum.told(nll[0].item())
-        return nll[0] + text_weight * sum(nll[1:]) * 4  # about four times as many tokens are text as answer
-
-    excerpts = material.Excerpts(_rng(seed, f"critic {task}"), material.GENRE[task], samples)
     curriculum = material.Curriculum(steps)
+    excerpts = material.Excerpts(rng_of(seed, f"critic {task}"), material.GENRE[task], samples)
+    batches = material.critic_batches(tokenizer, excerpts, task, curriculum)
+    loss = critic_loss(tokenizer, seed, text_weight, curriculum.told)
 
     def tell(line: str) -> None:
         progress(f"{line}  (answers {curriculum.loss:.4f}, texts of up to {curriculum.reach:.0f} words)")
 
-    batches = material.critic_batches(tokenizer, excerpts, task, curriculum)
     fit(model, batches, loss, steps=steps, learning_rate=3e-3, warmup=0.03, progress=tell)
     return model
+
+
+def critic_loss(
+    tokenizer: PreTrainedTokenizerBase, seed: int, text_weight: float, told: Callable[[float], None]
+) -> Callable[[Any, tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
+    """The loss of (ids, 1 where a token belongs to the answer); `told` is called with that of the answers alone."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def loss(model: Any, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        ids, answer = batch
+        targets, answer = ids[:, 1:], answer[:, 1:].bool()
+        text = (targets != tokenizer.pad_token_id) & ~answer
+        text &= torch.rand(text.shape, generator=generator) < 0.25  # a quarter of the text stands for all: the head is dear
+        with networks.products():
+            hidden = model.model(ids, use_cache=False).last_hidden_state[:, :-1]
+            logits = [(networks.next_token_logits(model, hidden[w]), targets[w]) for w in (answer, text) if w.any()]
+        nll = [F.cross_entropy(x.float(), wanted) for x, wanted in logits]
+        told(nll[0].item())
+        return nll[0] + text_weight * sum(nll[1:]) * 4  # about four times as many tokens are text as answer
+
+    return loss

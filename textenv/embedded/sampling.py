@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
-__all__ = ["continuations", "left_padded"]
+__all__ = ["answers", "continuations", "left_padded"]
 
 
 def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,3 +57,21 @@ def continuations(
                 row = row[: row.index(tokenizer.eos_token_id)]
             texts.append(str(tokenizer.decode(row)).strip(" "))
     return texts
+
+
+def answers(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    asked: Sequence[str],
+    tokens: int,
+    generator: torch.Generator,
+    *,
+    each: int = 1,
+) -> list[list[str]]:
+    """`each` sampled answers to every question, of at most `tokens` tokens, in the order of the questions; empty ones left out."""
+    order = sorted(range(len(asked)), key=lambda i: len(asked[i]))
+    texts = continuations(model, tokenizer, [asked[i] for i in order for _ in range(each)], tokens, generator, stop=True)
+    found: list[list[str]] = [[] for _ in asked]
+    for place, i in enumerate(order):
+        found[i] = [" " + text for text in texts[place * each : (place + 1) * each] if text]
+    return found

@@ -6,6 +6,7 @@ the share of its budget that holds the letter, so ending early never pays.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,6 +52,14 @@ class CountLetter(Task):
 
     def load_critic(self, source: Any) -> Critic:
         return self._spans if source is None else load_critic(source, CritiqueFormat((Section("Letters", 1.0),)))
+
+    @property
+    def score_statistics(self) -> tuple[float, float] | None:
+        """Of texts whose bytes are drawn uniformly from the byte tokenizer's 259 ids: the letters are binomial."""
+        if self.scorer != self._share:
+            return None
+        p = 1 / 259
+        return p, math.sqrt(p * (1 - p) / self.max_new_tokens)
 
     def metrics(self, episodes: Sequence[Episode]) -> dict[str, Estimate]:
         """Mean score."""

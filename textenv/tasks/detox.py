@@ -17,9 +17,11 @@ from typing import Any
 from textenv import embedded
 from textenv.critics import load_critic
 from textenv.critics.language_model import CritiqueFormat, Section
-from textenv.episode import Episode, Prompt
+from textenv.embedded.truth import insult_spans
+from textenv.episode import Episode, Prompt, Span
+from textenv.judges.http_scorer import HTTPScorer
+from textenv.judges.scorers import SequenceClassifierScorer
 from textenv.metrics import Estimate, distinct_metrics, toxicity_metrics
-from textenv.scorers import SequenceClassifierScorer
 from textenv.task import Critic, RewardDefaults, Scorer, Task, by_prompt
 
 __all__ = ["Detox"]
@@ -47,7 +49,8 @@ class Detox(Task):
     Args:
         prompts: default: the embedded ones.
         scorer: callable (episodes → scores, higher is better), a classifier by directory or hub name (its toxic label
-            is found by name; the score is 1 − P(toxic)), or None: the embedded classifier.
+            is found by name; the score is 1 − P(toxic)), the URL of a Perspective-like server (`HTTPScorer`; 1 − TOXICITY),
+            or None: the embedded classifier.
     """
 
     def __init__(self, *, prompts: Sequence[Prompt] | None = None, scorer: Any = None, split: str = "train") -> None:
@@ -62,10 +65,16 @@ class Detox(Task):
             scorer: Scorer = source
             return scorer
         name = "textenv/tiny-toxicity" if source is None else os.fspath(source)
+        if name.startswith(("http://", "https://")):
+            return HTTPScorer(name)
         return SequenceClassifierScorer(name, label=TOXIC_LABELS, complement=True)
 
     def load_critic(self, source: Any) -> Critic:
         return load_critic("textenv/tiny-critic-insults" if source is None else source, CRITIQUE)
+
+    def truth(self, episodes: Sequence[Episode]) -> list[list[Span]]:
+        """The insults of the embedded world's word lists, each −1."""
+        return [insult_spans(episode.text) for episode in episodes]
 
     def metrics(self, episodes: Sequence[Episode]) -> dict[str, Estimate]:
         """`toxicity_metrics` over the continuations of each prompt, and distinct-1/2/3."""

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from textenv import embedded
 from textenv.critics import load_critic
 from textenv.critics.language_model import CritiqueFormat, Section
-from textenv.episode import Episode, Prompt
+from textenv.embedded.truth import sentiment_spans
+from textenv.episode import Episode, Prompt, Span
+from textenv.judges.scorers import SequenceClassifierScorer
 from textenv.metrics import Estimate, distinct_metrics, sentiment_metrics
-from textenv.scorers import SequenceClassifierScorer
 from textenv.task import Critic, RewardDefaults, Scorer, Task, by_prompt
 
 __all__ = ["Sentiment"]
@@ -34,9 +36,15 @@ class Sentiment(Task):
 
     Args:
         prompts: default: the embedded ones.
-        scorer: callable (episodes → scores, higher is better), a classifier by directory or hub name (its label is
-            found by name), or None: the embedded classifier.
+        scorer: callable (episodes → scores, higher is better), a classifier by directory or hub name, or None: the
+            embedded classifier.
         target: "positive" or "negative". A critic's rewards change sign with it.
+        label: the classifier's label that is scored, by name or index; default: found by the target's usual names.
+        output: "probability", or "logit" (RELC's paper); `share_positive` then counts scores ≥ 0.
+        with_prompt: judge prompt and text together (RELC's paper), not the text alone.
+
+    Raises:
+        ValueError: bad arguments; a label that the classifier does not have (the message lists those it has).
     """
 
     def __init__(
@@ -46,10 +54,15 @@ class Sentiment(Task):
         scorer: Any = None,
         split: str = "train",
         target: Literal["positive", "negative"] = "positive",
+        label: str | int | None = None,
+        output: Literal["probability", "logit"] = "probability",
+        with_prompt: bool = False,
     ) -> None:
         if target not in LABELS:
             raise ValueError(f'target must be "positive" or "negative", got {target!r}')
-        self.target = target
+        if callable(scorer) and (label is not None or output != "probability" or with_prompt):
+            raise ValueError("label=, output= and with_prompt= tell how a classifier is read; scorer= is a callable of its own")
+        self.target, self.label, self.output, self.with_prompt = target, label, output, with_prompt
         super().__init__(
             prompts=embedded.prompts("sentiment", split) if prompts is None else prompts,
             scorer=self.load_scorer(scorer),
@@ -61,7 +74,8 @@ class Sentiment(Task):
             scorer: Scorer = source
             return scorer
         name = "textenv/tiny-sentiment" if source is None else os.fspath(source)
-        return SequenceClassifierScorer(name, label=LABELS[self.target])
+        label = LABELS[self.target] if self.label is None else self.label
+        return SequenceClassifierScorer(name, label=label, output=self.output, with_prompt=self.with_prompt)
 
     def load_critic(self, source: Any) -> Critic:
         sign = 1.0 if self.target == "positive" else -1.0
@@ -76,10 +90,21 @@ class Sentiment(Task):
         )
         return load_critic("textenv/tiny-critic-sentiment" if source is None else source, form)
 
+    @property
+    def score_statistics(self) -> tuple[float, float] | None:
+        """Those of P(positive); P(negative) is the rest of it."""
+        known = super().score_statistics
+        return known if known is None or self.target == "positive" else (1.0 - known[0], known[1])
+
+    def truth(self, episodes: Sequence[Episode]) -> list[list[Span]]:
+        """The sentiment phrases of the embedded world's word lists; +1 where they are of the target's tone."""
+        sign = 1.0 if self.target == "positive" else -1.0
+        return [[replace(s, reward=sign * s.reward) for s in sentiment_spans(e.text)] for e in episodes]
+
     def metrics(self, episodes: Sequence[Episode]) -> dict[str, Estimate]:
         """`sentiment_metrics` and distinct-1/2/3 over the continuations of each prompt."""
         groups = by_prompt(episodes)
         return {
-            **sentiment_metrics([[episode.score for episode in group] for group in groups]),
+            **sentiment_metrics([[episode.score for episode in group] for group in groups], 0.0 if self.output == "logit" else 0.5),
             **distinct_metrics([[episode.text for episode in group] for group in groups]),
         }

@@ -1,0 +1,1 @@
+"""How models are fitted: the one supervised loop, and reward models."""

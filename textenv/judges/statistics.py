@@ -1,0 +1,70 @@
+"""Mean and standard deviation of a score over texts of an initial policy: what makes a z-score of it.
+
+They belong to one scorer and one policy. The embedded ones are shipped (`embedded/statistics.json`, by task); for others
+`textenv calibrate` writes such a file, with one record: {"mean": 0.42, "sd": 0.2, ...}.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["checked_statistics", "embedded_statistics", "read_statistics", "same_scorer"]
+
+EMBEDDED = Path(__file__).parent.parent / "embedded" / "statistics.json"
+
+_PLAIN = (str, int, float, bool, tuple, type(None))
+
+
+def embedded_statistics(task: str) -> tuple[float, float] | None:
+    """(mean, standard deviation) of a task by its class name ("Detox"), or None where the file tells nothing of it."""
+    if not EMBEDDED.is_file():
+        return None
+    found = json.loads(EMBEDDED.read_text(encoding="utf-8")).get(task)
+    return None if found is None else checked_statistics((found["mean"], found["sd"]), f"{EMBEDDED.name}, {task}")
+
+
+def read_statistics(path: str | os.PathLike[str]) -> tuple[float, float]:
+    """(mean, standard deviation) from a file of `textenv calibrate`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it does not hold them.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(f"no statistics at {file}; textenv calibrate ENV_ID --policy P --out {file} writes them")
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        mean, sd = float(found["mean"]), float(found["sd"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is not what textenv calibrate writes: {error!r}") from error
+    return checked_statistics((mean, sd), str(file))
+
+
+def checked_statistics(statistics: tuple[float, float], where: str = "statistics") -> tuple[float, float]:
+    """The two numbers, after the check that they make a z-score.
+
+    Raises:
+        ValueError: not two finite numbers, or a deviation that is not positive.
+    """
+    try:
+        mean, sd = map(float, statistics)
+    except (TypeError, ValueError):
+        raise ValueError(f"{where}: (mean, standard deviation) is wanted, got {statistics!r}") from None
+    if not (math.isfinite(mean) and math.isfinite(sd) and sd > 0):
+        raise ValueError(f"{where}: the mean must be finite and the standard deviation positive, got {mean}, {sd}")
+    return mean, sd
+
+
+def same_scorer(a: Any, b: Any) -> bool:
+    """Whether two scorers give the same scores, as far as their type and settings tell."""
+    return bool(a == b) or (type(a) is type(b) and _settings(a) == _settings(b) != {})
+
+
+def _settings(scorer: Any) -> Mapping[str, Any]:
+    return {name: value for name, value in getattr(scorer, "__dict__", {}).items() if isinstance(value, _PLAIN)}

@@ -1,0 +1,313 @@
+"""Where a prompt and a text stand in a language model: all that tells a decoder from an encoder–decoder.
+
+    decoder alone (GPT-2, Llama, ...)       one row: the prompt, and the text behind it
+    encoder–decoder (T5, BART, mT5, ...)    the encoder reads the prompt, once; the decoder begins with its start token
+
+1. Prompts come without the EOS that some tokenizers put behind every text, because a text continues them. An encoder
+   was trained with it: `prompts` gives it back, so that the encoder reads exactly `tokenizer(prompt)`.
+2. Nothing is inferred from a pad id: padding is id 0 under mask 0, on the left of a decoder's prompt (positions are
+   counted from the first real token), on the right of an encoder's, on the right of every text.
+3. `read` takes the model's own forward and hands its head the wanted positions alone: no (B, L, V) logits exist,
+   whatever a model does before or after its head (T5 scales, Gemma caps, BART adds a bias).
+4. What a decoder is made to say first or last (`forced_bos_token_id`, ...) is not forced here: BART's own "<s>" is a
+   token like any other, sampled and paid.
+
+An answer of an encoder–decoder is decoded in the context of its prompt like any other text: a first word begins with
+a space where its piece says so ("▁Die" is " Die").
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutput
+
+__all__ = ["Decoding", "Layout", "Positions", "layout_of", "left_pad", "prompt_end", "prompt_ids", "right_pad"]
+
+Ids = NDArray[np.int64]
+
+
+def prompt_end(tokenizer: Any) -> tuple[int, ...]:
+    """What the tokenizer puts behind every text, and a prompt goes without: (EOS,) or ()."""
+    ids = list(tokenizer("a")["input_ids"])
+    return (ids[-1],) if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ()
+
+
+def prompt_ids(tokenizer: Any, text: str) -> list[int]:
+    """The ids of a text that is to be continued, so without the tokenizer's EOS; at least one: BOS, or EOS, if need be."""
+    ids = list(tokenizer(text)["input_ids"])
+    if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id and prompt_end(tokenizer):
+        ids.pop()
+    begin = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    return ids or [begin]
+
+
+def left_pad(sequences: Sequence[Ids], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """Ids and mask, (B, P) int64 each, every sequence flush right. Padding is id 0 under mask 0: never read."""
+    width = max(map(len, sequences))
+    return _placed(sequences, [width - len(sequence) for sequence in sequences], width, device)
+
+
+def right_pad(sequences: Sequence[Ids], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """Ids and mask, (B, P) int64 each, every sequence flush left."""
+    return _placed(sequences, [0] * len(sequences), max(map(len, sequences)), device)
+
+
+def _placed(sequences: Sequence[Ids], begins: Sequence[int], width: int, device: Any) -> tuple[Tensor, Tensor]:
+    ids, mask = np.zeros((2, len(sequences), width), np.int64)
+    for row, (sequence, begin) in enumerate(zip(sequences, begins, strict=True)):
+        ids[row, begin : begin + len(sequence)] = sequence
+        mask[row, begin : begin + len(sequence)] = 1
+    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Model inputs of finished texts, and where the state before each of the N tokens stands."""
+
+    inputs: dict[str, Tensor]
+    rows: Tensor  # (N,)
+    columns: Tensor  # (N,)
+    steps: Tensor  # (N,) index of the token within its text
+    actions: Tensor  # (N,) the tokens
+
+    def last(self) -> Positions:
+        """The last token of each text alone."""
+        ends = torch.cat([self.rows[1:] != self.rows[:-1], self.rows.new_ones(1, dtype=torch.bool)])
+        return replace(self, rows=self.rows[ends], columns=self.columns[ends], steps=self.steps[ends], actions=self.actions[ends])
+
+
+@dataclass
+class Decoding:
+    """Texts being decoded: what the model reads next, and what it keeps of what it has read."""
+
+    ids: Tensor  # (b, ·) what comes next: prompts at first, then one token a row
+    mask: Tensor  # (b, P) of the prompts
+    encoded: Tensor | None = None  # (b, P, H) what the encoder made of them
+    cache: Any = None
+    written: int = 0  # tokens of each text so far
+
+    def advance(self, tokens: Tensor, cache: Any) -> None:
+        """One more token in each row: tokens (b,), and what the model keeps for the next one."""
+        self.ids, self.cache, self.written = tokens[:, None], cache, self.written + 1
+
+    def keep(self, rows: Tensor) -> None:
+        """Only these rows go on."""
+        self.cache.batch_select_indices(rows)
+        self.ids, self.mask = self.ids[rows], self.mask[rows]
+        self.encoded = None if self.encoded is None else self.encoded[rows]
+
+
+class Layout(ABC):
+    """How one model reads prompts and texts. `layout_of(model)` gives it.
+
+    >>> import numpy as np
+    >>> from textenv.layouts import layout_of
+    >>> from textenv.models import load_language_model
+    >>> layout = layout_of(load_language_model("textenv/tiny"))
+    >>> positions = layout.positions([np.array([5, 6, 7]), np.array([8])], [np.array([9, 2]), np.array([10])])
+    >>> positions.inputs["input_ids"].tolist(), positions.columns.tolist()
+    ([[5, 6, 7, 9, 2], [0, 0, 8, 10, 0]], [2, 3, 2])
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._takes = set(inspect.signature(model.forward).parameters)
+
+    @abstractmethod
+    def prompts(self, prompts: Sequence[Ids], end: Sequence[int]) -> list[Ids]:
+        """Prompts as the model reads them; `end` is what the tokenizer puts behind a text (`prompt_end`)."""
+
+    @abstractmethod
+    def room(self, prompt: int) -> int | None:
+        """How many tokens a text may have behind a prompt of so many (0 or less: none); None: any number."""
+
+    @abstractmethod
+    def positions(self, prompts: Sequence[Ids], texts: Sequence[Ids]) -> Positions:
+        """Inputs for one forward pass over finished texts.
+
+        Args:
+            prompts: B arrays (P_b,), as `prompts` gave them, at least one id each.
+            texts: B arrays (T_b,).
+        """
+
+    @abstractmethod
+    def begin(self, prompts: Sequence[Ids]) -> Decoding:
+        """Texts of no tokens yet, behind prompts as `prompts` gave them."""
+
+    @abstractmethod
+    def inputs(self, decoding: Decoding) -> dict[str, Any]:
+        """What the model is called with, for the logits of the next token."""
+
+    @property
+    def head(self) -> Any:
+        """The linear layer that makes logits of hidden states, (V, H).
+
+        Raises:
+            ValueError: the model has none.
+        """
+        head = self.model.get_output_embeddings()
+        if head is None:
+            raise ValueError(f"{type(self.model).__name__} has no output embedding, so it writes no text; give a language model")
+        return head
+
+    def check(self, prompt: int, new: int) -> None:
+        """Nothing, where a prompt and a text of so many tokens fit into the model's positions.
+
+        Raises:
+            ValueError: they do not, with all the numbers.
+        """
+        room = self.room(prompt)
+        if room is not None and new > room:
+            raise ValueError(f"{self._needs(prompt, new)}: lower max_prompt_tokens or max_new_tokens")
+
+    @abstractmethod
+    def _needs(self, prompt: int, new: int) -> str: ...
+
+    def read(self, at: Positions) -> tuple[Tensor, Tensor]:
+        """Last hidden states (N, H) and logits (N, V) at the positions that predict the tokens; differentiable."""
+        read: dict[str, Tensor] = {}
+
+        def choose(_: Any, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            wanted = arguments[0][at.rows, at.columns]  # (N, H)
+            read.setdefault("hidden", wanted)
+            return (wanted[None], *arguments[1:])
+
+        def note(_: Any, __: Any, output: Any) -> None:
+            read["hidden"] = output[0][at.rows, at.columns]
+
+        handles = [self.head.register_forward_pre_hook(choose)]
+        if self._trunk is not None:
+            handles.append(self._trunk.register_forward_hook(note))
+        try:
+            logits = self.model(**at.inputs, use_cache=False).logits
+        finally:
+            for handle in handles:
+                handle.remove()
+        return read["hidden"], logits[0]
+
+    @property
+    def _trunk(self) -> Any:
+        """The module whose output is the last hidden state; None: what the head reads is."""
+        return None
+
+    def _positions(self, inputs: dict[str, Tensor], texts: Sequence[Ids], first: int) -> Positions:
+        """`first`: the column of the state before the first token of every text."""
+        lengths = [len(text) for text in texts]
+        steps = np.concatenate([np.arange(n) for n in lengths])
+        arrays = (np.repeat(np.arange(len(texts)), lengths), steps + first, steps, np.concatenate(texts).astype(np.int64))
+        return Positions(inputs, *(torch.from_numpy(array).to(self.model.device) for array in arrays))
+
+
+class _Decoder(Layout):
+    """One row: the prompt, flush right, and the text behind it."""
+
+    def prompts(self, prompts: Sequence[Ids], end: Sequence[int]) -> list[Ids]:
+        return list(prompts)
+
+    def room(self, prompt: int) -> int | None:
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        return None if limit is None else limit - prompt
+
+    def _needs(self, prompt: int, new: int) -> str:
+        return (
+            f"a prompt of {prompt} tokens and {new} new ones need {prompt + new} positions; "
+            f"the model has {self.model.config.max_position_embeddings}"
+        )
+
+    def positions(self, prompts: Sequence[Ids], texts: Sequence[Ids]) -> Positions:
+        first = max(map(len, prompts))
+        rows = [np.concatenate([prompt, text]) for prompt, text in zip(prompts, texts, strict=True)]
+        begins = [first - len(prompt) for prompt in prompts]
+        ids, mask = _placed(rows, begins, first + max(map(len, texts)), self.model.device)
+        return self._positions(self._inputs(ids, mask), texts, first - 1)
+
+    def begin(self, prompts: Sequence[Ids]) -> Decoding:
+        return Decoding(*left_pad(prompts, self.model.device))
+
+    def inputs(self, decoding: Decoding) -> dict[str, Any]:
+        mask = torch.cat([decoding.mask, decoding.mask.new_ones(len(decoding.mask), decoding.written)], 1)  # (b, P + t)
+        last = {"logits_to_keep": 1} if "logits_to_keep" in self._takes else {}
+        return {**self._inputs(decoding.ids, mask), "past_key_values": decoding.cache, "use_cache": True, **last}
+
+    def _inputs(self, ids: Tensor, mask: Tensor) -> dict[str, Any]:
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        if "position_ids" in self._takes:  # learned positions are wrong under padding without it
+            inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        return inputs
+
+
+class _EncoderDecoder(Layout):
+    """The encoder reads the prompt; the decoder's row is the start token and the text.
+
+    Raises:
+        ValueError: the model does not say with which token its decoder begins.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        found = (getattr(c, "decoder_start_token_id", None) for c in (getattr(model, "generation_config", None), model.config))
+        start = next((i for i in found if i is not None), None)
+        if start is None:
+            raise ValueError(
+                f"{type(model).__name__} has no decoder_start_token_id, so its decoder cannot begin; "
+                "set model.config.decoder_start_token_id (T5: the pad token, BART: EOS)"
+            )
+        self.start = int(start)
+
+    def prompts(self, prompts: Sequence[Ids], end: Sequence[int]) -> list[Ids]:
+        # `prompt_ids` leaves a lone EOS as it is: the empty text of such a tokenizer
+        return [p if len(p) == 1 and tuple(p) == tuple(end) else np.concatenate([p, np.array(end, np.int64)]) for p in prompts]
+
+    def room(self, prompt: int) -> int | None:
+        reads, writes = self._limits()
+        return 0 if reads is not None and prompt > reads else writes
+
+    def _limits(self) -> tuple[int | None, int | None]:
+        """Positions of the encoder and of the decoder; None where they are relative (T5)."""
+        out = []
+        for side, part in (("encoder", self.model.get_encoder()), ("decoder", self._trunk)):
+            names = (f"max_{side}_position_embeddings", "max_position_embeddings")
+            limits = [getattr(config, name, None) for name in names for config in (part.config, self.model.config)]
+            out.append(next((int(limit) for limit in limits if limit is not None), None))
+        return out[0], out[1]
+
+    def _needs(self, prompt: int, new: int) -> str:
+        reads, writes = self._limits()
+        return f"the encoder reads a prompt of {prompt} tokens in {reads} positions, the decoder writes {new} in {writes}"
+
+    @property
+    def _trunk(self) -> Any:
+        return self.model.get_decoder()  # T5 scales its output before the head
+
+    def positions(self, prompts: Sequence[Ids], texts: Sequence[Ids]) -> Positions:
+        ids, mask = right_pad(prompts, self.model.device)
+        written, written_mask = right_pad([np.array([self.start, *text[:-1]]) for text in texts], self.model.device)  # (B, T)
+        inputs = {
+            "input_ids": ids, "attention_mask": mask, "decoder_input_ids": written, "decoder_attention_mask": written_mask,
+        }  # fmt: skip
+        return self._positions(inputs, texts, 0)
+
+    def begin(self, prompts: Sequence[Ids]) -> Decoding:
+        ids, mask = right_pad(prompts, self.model.device)
+        encoded = self.model.get_encoder()(input_ids=ids, attention_mask=mask)[0]
+        return Decoding(ids.new_full((len(ids), 1), self.start), mask, encoded)
+
+    def inputs(self, decoding: Decoding) -> dict[str, Any]:
+        return {
+            "encoder_outputs": BaseModelOutput(last_hidden_state=decoding.encoded), "attention_mask": decoding.mask,
+            "decoder_input_ids": decoding.ids, "past_key_values": decoding.cache, "use_cache": True,
+        }  # fmt: skip
+
+
+def layout_of(model: Any) -> Layout:
+    """The layout of a transformers language model, by its `config.is_encoder_decoder`."""
+    return _EncoderDecoder(model) if getattr(model.config, "is_encoder_decoder", False) else _Decoder(model)
