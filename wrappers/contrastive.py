@@ -9,11 +9,11 @@ T-REG adds this to a preference loss; here it is paid beside the score, which is
 
 1. `prompts="revision"` is the paper's form in own words: the model is shown the answer and asked to rewrite it better, or worse,
    through the tokenizer's chat template where it has one, the line that names the aspects and the start marker already written
-   (C1; `prefill=False` leaves them out). The answer stands in the prompt, so the credit is hindsight;
+   (`prefill=False` leaves them out). The answer stands in the prompt, so the credit is hindsight;
 2. `prompts="headers"` is for the embedded models: one word before the prompt asks for a better or a worse text, the text is not
    shown (`textenv.embedded.contrastive`), and the credit is causal;
-3. EOS gets 0 (C2): behind the answer stands an end marker, not EOS;
-4. what does not fit into the model's positions is an error (C5), never cut: a cut on one side alone would change the contrast;
+3. EOS gets 0: behind the answer stands an end marker, not EOS;
+4. what does not fit into the model's positions is an error, never cut: a cut on one side alone would change the contrast;
 5. markers and special tokens that a policy writes are taken out of what is shown of its text.
 """
 

@@ -1,8 +1,8 @@
 """The two controls that every ablation of dense rewards needs: the score shared evenly, and shared at random.
 
 Both keep the return and know nothing of the text. A dense reward that does no better than they do owes its gain to being dense
-(RED, arXiv 2411.08302, Fig. 3b, and ABC, arXiv 2402.00782, whose uniform control has most of ABC's gain on HH). The noise is
-`r3hf` B2's construction: α_t ∝ e_t with e_t ~ Exp(1), or zero-sum noise on top of the credit that is there.
+(RED, arXiv 2411.08302, Fig. 3b, and ABC, arXiv 2402.00782, whose uniform control has most of ABC's gain on HH). The noise
+is drawn as α_t ∝ e_t with e_t ~ Exp(1), or is zero-sum noise on top of the credit that is there.
 
 Return-to-go under uniform credit multiplies the gradient of token t by (T − t + 1) / T: late tokens are under-weighted.
 """

@@ -5,7 +5,7 @@ Paper: Cao et al. 2024, *Enhancing Reinforcement Learning with Dense Rewards fro
 
     s_t = i_t + 1[t = T] R        i_t = v⁺ (positive span), v⁻ (negative span), v⁰ (neither)
 
-Departures from the released code, in the order of `relc` §8:
+Departures from the released code:
 
 1. spans are placed by character offsets; the code compares token strings (`match="token_string"` does that: every
    token whose string is part of any marked span's text is paid, wherever it stands);
@@ -184,7 +184,7 @@ class CriticReward(RewardWrapper):
 
 
 class CriticTokenReward(CriticReward):
-    """Pays every word what a critic says it is worth, beside the credit that is there (`relc` §2.5, the numeric variant).
+    """Pays every word what a critic says it is worth, beside the credit that is there.
 
     Keeps the return: no. Causal: no (hindsight).
 

@@ -10,7 +10,7 @@ The KL to the reference is the learner's. Choices:
 1. the aspects take the place of the score, as in the paper's question answering, where one of them (completeness) judges the
    whole; `keep_score=True` leaves the score where it is;
 2. weights are 1: the paper's 0.5 (factuality) and 0.3 (relevance) are in the raw values ±0.5 and ±0.3, as in its code;
-3. rewards are not whitened, and its whitening by √σ is not repeated (finegrained A6);
+3. rewards are not whitened, and its whitening by √σ is not repeated;
 4. of an unfinished text those pieces are paid that have come to their end.
 """
 

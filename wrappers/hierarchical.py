@@ -12,7 +12,7 @@ score, h its z-score on texts of the initial policy, a_{k,t} the raw value of as
 
 Departures from the released code:
 
-1. a reward sits at its own token; the code pads on the wrong side and moves it (alarm §6.1);
+1. a reward sits at its own token; the code pads on the wrong side and moves it;
 2. w_H and τ are the task's, μ and σ those of the embedded policy, unless given; UltraRM's constants fit no other scorer;
 3. an aspect of which lower is better is turned around before it is squashed;
 4. `normalise="per_position"` divides an aspect's sum by its number of placed positions, so that length does not pay; off,

@@ -1,4 +1,4 @@
-"""Payment while the text is written (contract C3): each step pays the growth of the credit of the text so far.
+"""Payment while the text is written: each step pays the growth of the credit of the text so far.
 
 Credit belongs to tokens; Gym wants a float at every step. Let C(t) be the sum of the credit of the first t tokens, as
 the wrappers inside place it on that unfinished text. A step pays C(t) − (what has been paid), the last one settles the

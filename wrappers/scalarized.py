@@ -11,7 +11,7 @@ aspect i on a text and w_i its weight, u_i = w_i r_i; weights come first, for ev
     max_median            median u
     bernoulli_nash        (Π u_i)^{1/K}
 
-Departures from the released code, of which but two functions work on a batch (related D6):
+Departures from the released code, of which but two functions work on a batch:
 
 1. objectives are an explicit axis, the last; a batch gives what its rows give alone;
 2. min u is subtracted before exp; ⌊q K⌋ is at least 1; the median of an even number is the mean of the middle two;

@@ -1,6 +1,6 @@
 """RELC's self-critique: the critic is a frozen copy of the model that the policy began as.
 
-Paper: Cao et al. 2024 (arXiv 2401.07382), `relc` §2.6. The policy trains (a LoRA on) a base model; the critic is that base
+Paper: Cao et al. 2024 (arXiv 2401.07382). The policy trains (a LoRA on) a base model; the critic is that base
 model, adapter off, frozen, greedy, 40 new tokens, its answer cut at the first blank line; only texts with score ≤ 0.9 are
 shown to it. It is not the policy of the moment: training changes neither its weights nor its answers.
 

@@ -1,6 +1,6 @@
 r"""How a critic is asked about a text, and how its answer is read: lists of spans, or a number for every word.
 
-Source: RELC (Cao et al. 2024, arXiv 2401.07382; `relc` §2.3–2.5). Both forms stand one after the other in a question:
+Source: RELC (Cao et al. 2024, arXiv 2401.07382). Both forms stand one after the other in a question:
 
     {instruction}                  {instruction}
 
@@ -199,7 +199,7 @@ class CritiqueFormat(CritiqueForm):
 
 @dataclass(frozen=True)
 class WordScores(CritiqueForm):
-    r"""The critic gives a number from −1 to 1 for every word of a numbered list (`relc` §2.5).
+    r"""The critic gives a number from −1 to 1 for every word of a numbered list (RELC's released code holds it, unused).
 
     >>> form = WordScores()
     >>> form.prompt("You weasel.")
