@@ -20,11 +20,10 @@ import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import MaybeCallback
-from stable_baselines3.common.utils import configure_logger
 from torch import Tensor
 
 from textenv.agents.policy import LMPolicy
-from textenv.agents.running import prepare_callback
+from textenv.agents.running import make_logger, prepare_callback
 from textenv.episode import Prompt
 from textenv.fitting.training import fit
 from textenv.generation import ActionRule
@@ -100,7 +99,7 @@ class BehaviourCloning:
         """Train on about `total_timesteps` target tokens. `callback.on_step` is called once an optimizer step."""
         if total_timesteps < 1:
             raise ValueError(f"total_timesteps must be at least 1, got {total_timesteps}")
-        self._logger = configure_logger(self.verbose, self.tensorboard_log, tb_log_name, True)
+        self._logger = make_logger(self.verbose, self.tensorboard_log, tb_log_name)
         calls, bar = prepare_callback(self, callback, progress_bar)
         tokens, batches_a_pass = sum(len(target) for _, target in self.examples), math.ceil(len(self.examples) / self.batch_size)
         steps = math.ceil(total_timesteps * batches_a_pass / tokens)
@@ -160,7 +159,7 @@ class BehaviourCloning:
     def logger(self) -> Logger:
         """Stable-Baselines3's logger."""
         if self._logger is None:
-            self._logger = configure_logger(self.verbose, None, "", False)
+            self._logger = make_logger(self.verbose)
         return self._logger
 
     def get_env(self) -> Any:

@@ -7,16 +7,19 @@ batch. `num_timesteps` counts generated tokens.
 from __future__ import annotations
 
 import html
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+from stable_baselines3.common.logger import HumanOutputFormat, Logger
 from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.utils import configure_logger
 
 from textenv.episode import Episode
 
-__all__ = ["TokenProgressBar", "prepare_callback", "text_table"]
+__all__ = ["TokenProgressBar", "make_logger", "prepare_callback", "text_table"]
 
 
 class TokenProgressBar(BaseCallback):
@@ -52,6 +55,13 @@ class TokenProgressBar(BaseCallback):
     def close(self) -> None:
         """Give the terminal back, also after an error."""
         self._bar.stop()
+
+
+def make_logger(verbose: int, tensorboard_log: str | None = None, name: str = "", reset_num_timesteps: bool = True) -> Logger:
+    """Stable-Baselines3's logger; where nothing is written, no directory is made for it either."""
+    if tensorboard_log is not None:
+        return configure_logger(verbose, tensorboard_log, name, reset_num_timesteps)
+    return Logger(None, [HumanOutputFormat(sys.stdout)] if verbose else [])
 
 
 def prepare_callback(agent: Any, callback: MaybeCallback, progress_bar: bool) -> tuple[BaseCallback, TokenProgressBar | None]:

@@ -29,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
-from stable_baselines3.common.utils import FloatSchedule, configure_logger
+from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from textenv.agents.advantages import gae, whiten
@@ -39,7 +39,7 @@ from textenv.agents.kl import KLCoefficient
 from textenv.agents.policy import LMPolicy
 from textenv.agents.ppo import ppo_loss
 from textenv.agents.rollout import Timing, rollout
-from textenv.agents.running import prepare_callback
+from textenv.agents.running import make_logger, prepare_callback
 from textenv.episode import Episode
 from textenv.generation import ActionRule
 
@@ -164,7 +164,7 @@ class TokenPPO:
         first = self.num_timesteps
         total_timesteps += first
         if not self._custom_logger:
-            self._logger = configure_logger(self.verbose, self.tensorboard_log, tb_log_name, reset_num_timesteps)
+            self._logger = make_logger(self.verbose, self.tensorboard_log, tb_log_name, reset_num_timesteps)
         calls, bar = prepare_callback(self, callback, progress_bar)
         began = time.perf_counter()
         calls.on_training_start(locals(), globals())
@@ -248,7 +248,7 @@ class TokenPPO:
     def logger(self) -> Logger:
         """Stable-Baselines3's logger."""
         if self._logger is None:
-            self._logger = configure_logger(self.verbose, None, "", False)
+            self._logger = make_logger(self.verbose)
         return self._logger
 
     def set_logger(self, logger: Logger) -> None:

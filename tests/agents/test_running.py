@@ -1,9 +1,11 @@
-"""The table of texts for TensorBoard trusts no text."""
+"""The table of texts for TensorBoard trusts no text; a logger writes what it was asked to, and nothing else."""
 
 from __future__ import annotations
 
+import pytest
+
 from tests.worlds import credited, ids, make
-from textenv.agents.running import text_table
+from textenv.agents.running import make_logger, text_table
 
 
 def table(text: str, prompt: str = "p: ") -> str:
@@ -30,3 +32,19 @@ def test_a_long_text_is_cut_with_an_ellipsis() -> None:
 def test_as_many_rows_as_asked() -> None:
     episodes = [credited(make(), ids("a", end=True))] * 5
     assert len(text_table(episodes, 3).split("\n")) == 2 + 3
+
+
+def test_a_training_that_logs_nowhere_leaves_no_directory_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    logger = make_logger(0)
+    logger.record("rollout/ep_rew_mean", 1.0)
+    logger.dump(1)
+    assert not list(tmp_path.iterdir())
+    assert logger.dir is None
+
+
+def test_a_verbose_training_prints_its_table(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = make_logger(1)
+    logger.record("rollout/ep_rew_mean", 1.0)
+    logger.dump(1)
+    assert "ep_rew_mean" in capsys.readouterr().out
