@@ -18,7 +18,6 @@ the contract.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -26,27 +25,22 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from textenv.agents.advantages import gae, whiten
-from textenv.agents.batch import TokenBatch, log_rollout, log_time, log_train
-from textenv.agents.checkpoint import load_agent_file, load_optimizer, load_policy, load_reference, save_agent
+from textenv.agents.batch import TokenBatch, log_rollout, log_train
 from textenv.agents.kl import KLCoefficient
+from textenv.agents.learner import Learner
 from textenv.agents.policy import LMPolicy
 from textenv.agents.ppo import ppo_loss
 from textenv.agents.rollout import Timing, rollout
-from textenv.agents.running import make_logger, prepare_callback
 from textenv.episode import Episode
-from textenv.generation import ActionRule
 
 __all__ = ["TokenPPO"]
 
 
-class TokenPPO:
+class TokenPPO(Learner):
     """Trains a language model, causal or encoder–decoder, on the credit of a text environment.
 
     >>> import gymnasium as gym, textenv
@@ -79,6 +73,12 @@ class TokenPPO:
     Raises:
         ValueError: policy and environment disagree about their tokens; bad settings.
     """
+
+    settings_names = (
+        *Learner.settings_names, "learning_rate", "n_episodes", "batch_size", "micro_batch_size", "n_epochs", "gamma", "gae_lambda",
+        "clip_range", "clip_range_vf", "normalize_advantage", "ent_coef", "vf_coef", "max_grad_norm", "target_kl", "kl_target",
+        "kl_horizon",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -114,31 +114,19 @@ class TokenPPO:
                 raise ValueError(f"{name} must be at least 1, got {count}")
         if micro_batch_size is not None and not 1 <= micro_batch_size <= batch_size:
             raise ValueError(f"micro_batch_size must lie in 1..batch_size={batch_size}, got {micro_batch_size}")
-        self.policy = policy if isinstance(policy, LMPolicy) else LMPolicy(policy, temperature=temperature, device=device)
-        self.env = env
-        self.rule: ActionRule = env.get_wrapper_attr("action_rule")
-        self.policy.fit_to(env)
-        self.reference = reference or self.policy.frozen_copy()
-        if reference is None and policy is self.policy:
-            self.reference.source = None  # it may have been trained since it was read: no name finds it again
+        super().__init__(
+            policy, env, reference=reference or True, temperature=temperature, tensorboard_log=tensorboard_log, seed=seed,
+            device=device, verbose=verbose,
+        )  # fmt: skip
+        self.reference: LMPolicy
         self.learning_rate, self.clip_range, self.clip_range_vf = learning_rate, clip_range, clip_range_vf
         self.n_episodes, self.batch_size, self.n_epochs = n_episodes, batch_size, n_epochs
         self.micro_batch_size = micro_batch_size or batch_size
         self.gamma, self.gae_lambda, self.normalize_advantage = gamma, gae_lambda, normalize_advantage
         self.ent_coef, self.vf_coef, self.max_grad_norm, self.target_kl = ent_coef, vf_coef, max_grad_norm, target_kl
         self.kl = KLCoefficient(kl_coef, target=kl_target, horizon=kl_horizon)
-        self.tensorboard_log, self.seed, self.verbose = tensorboard_log, seed, verbose
-        self.generator = torch.Generator()
-        if seed is not None:
-            self.generator.manual_seed(seed)
-            self.env.reset(seed=seed)
         self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=FloatSchedule(learning_rate)(1.0), eps=1e-5, fused=True)
-        self.num_timesteps = self.n_updates = self.iteration = 0
         self._remaining = 1.0
-        self._logger: Logger | None = None
-        self._custom_logger = False
-
-    # --- Stable-Baselines3's contract ----------------------------------------------------------------------------
 
     def learn(
         self,
@@ -157,110 +145,22 @@ class TokenPPO:
             log_interval: iterations between two dumps of the logger.
             progress_bar: show tokens/s and the time left.
         """
-        if total_timesteps < 1:
-            raise ValueError(f"total_timesteps must be at least 1, got {total_timesteps}")
-        if reset_num_timesteps:
-            self.num_timesteps = self.iteration = 0
-        first = self.num_timesteps
-        total_timesteps += first
-        if not self._custom_logger:
-            self._logger = make_logger(self.verbose, self.tensorboard_log, tb_log_name, reset_num_timesteps)
-        calls, bar = prepare_callback(self, callback, progress_bar)
-        began = time.perf_counter()
-        calls.on_training_start(locals(), globals())
-        try:
-            while self.num_timesteps < total_timesteps:
-                self._remaining = 1.0 - self.num_timesteps / total_timesteps
-                calls.on_rollout_start()
+        with self.running(total_timesteps, callback, tb_log_name, reset_num_timesteps, progress_bar) as run:
+            while self.num_timesteps < run.total:
+                self._remaining = run.remaining
+                run.calls.on_rollout_start()
                 timing = Timing()
                 episodes = rollout(self.env, self.policy, self.n_episodes, self.generator, timing=timing)
                 self.num_timesteps += sum(map(len, episodes))
-                calls.update_locals(locals())
-                if not calls.on_step():
+                if not run.step(episodes=episodes):
                     break
-                calls.on_rollout_end()
+                run.calls.on_rollout_end()
                 sampled = time.perf_counter()
                 batch = self.prepare(episodes)
                 self.train(batch)
-                self.iteration += 1
                 log_rollout(self.logger, self.env, batch, self.kl.value, timing, time.perf_counter() - sampled)
-                if self.iteration % log_interval == 0:
-                    elapsed = max(time.perf_counter() - began, 1e-9)
-                    log_time(self.logger, self.iteration, self.num_timesteps, first, elapsed)
-                    self.logger.dump(self.num_timesteps)
-        finally:
-            if bar is not None:
-                bar.close()
-        calls.on_training_end()
+                run.iterated(log_interval)
         return self
-
-    def predict(
-        self,
-        observation: NDArray[Any],
-        state: Any = None,
-        episode_start: NDArray[Any] | None = None,
-        deterministic: bool = False,
-    ) -> tuple[NDArray[np.int64], None]:
-        """The next token of an observation (L,), or of each of (n, L)."""
-        rows = np.atleast_2d(observation)
-        uniforms = None if deterministic else torch.rand(len(rows), generator=self.generator)
-        tokens = self.policy.act(rows, self.rule, uniforms)
-        return (tokens[0] if np.ndim(observation) == 1 else tokens), None
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the agent to a directory (see `textenv.agents.checkpoint`), whole or not at all."""
-        if os.path.realpath(self.reference.source or "") == os.path.realpath(path):
-            self.reference.source = None  # what it was read from is about to be replaced
-        state = {
-            "settings": {name: value for name, value in self._settings().items() if not callable(value)},
-            "counters": {"num_timesteps": self.num_timesteps, "n_updates": self.n_updates, "iteration": self.iteration},
-            "kl_coef": self.kl.value,
-            "reference": self.reference.source,
-            "env_generator": self.env.unwrapped.np_random.bit_generator.state,
-        }
-        save_agent(
-            path, kind="TokenPPO", policy=self.policy, reference=self.reference, optimizer=self.optimizer,
-            generator=self.generator, state=state,
-        )  # fmt: skip
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str], env: gym.Env[Any, Any], *, device: Any = "auto", **settings: Any) -> TokenPPO:
-        """A saved agent, ready to go on. Schedules are functions and are not saved: pass them again.
-
-        Args:
-            path: the directory.
-            env: a text environment with the same tokens.
-            **settings: override what was saved.
-        """
-        state = load_agent_file(path, "TokenPPO")
-        dtype = getattr(torch, state["dtype"])
-        policy = load_policy(path, temperature=state["temperature"], device=device, dtype=dtype)
-        reference = load_reference(path, state["reference"], policy, temperature=state["temperature"], device=device)
-        agent = cls(policy, env, reference=reference, **{**state["settings"], **settings})
-        load_optimizer(path, agent.optimizer, agent.generator)
-        for name, value in state["counters"].items():
-            setattr(agent, name, value)
-        agent.kl.value = state["kl_coef"]
-        env.unwrapped.np_random.bit_generator.state = state["env_generator"]
-        return agent
-
-    @property
-    def logger(self) -> Logger:
-        """Stable-Baselines3's logger."""
-        if self._logger is None:
-            self._logger = make_logger(self.verbose)
-        return self._logger
-
-    def set_logger(self, logger: Logger) -> None:
-        """Log to another logger from now on."""
-        self._logger, self._custom_logger = logger, True
-
-    def get_vec_normalize_env(self) -> None:
-        """None: nothing is normalised (`EvalCallback` asks)."""
-
-    def get_env(self) -> VecEnv:
-        """The environment as Stable-Baselines3's callbacks expect it."""
-        return DummyVecEnv([lambda: self.env])
 
     # --- One iteration -------------------------------------------------------------------------------------------
 
@@ -270,8 +170,8 @@ class TokenPPO:
         with torch.no_grad():
             for at in range(0, len(episodes), self.micro_batch_size):
                 part = episodes[at : at + self.micro_batch_size]
-                new.append(self._evaluate(self.policy, part))
-                ref.append(self._evaluate(self.reference, part).log_probs)
+                new.append(self.evaluate_tokens(self.policy, part))
+                ref.append(self.evaluate_tokens(self.reference, part).log_probs)
         log_probs, values = torch.cat([e.log_probs for e in new]), torch.cat([e.values for e in new])
         log_ratio = log_probs - torch.cat(ref)  # (N,)
         credit = torch.from_numpy(np.concatenate([e.rewards for e in episodes])).to(log_probs)
@@ -311,7 +211,7 @@ class TokenPPO:
         total: dict[str, float] = {}
         for at in range(0, len(rows), self.micro_batch_size):
             part = batch.select(rows[at : at + self.micro_batch_size])
-            now = self._evaluate(self.policy, part.episodes, entropy=self.ent_coef != 0)
+            now = self.evaluate_tokens(self.policy, part.episodes, entropy=self.ent_coef != 0)
             loss, stats = ppo_loss(
                 log_probs=now.log_probs,
                 old_log_probs=part.log_probs,
@@ -335,15 +235,21 @@ class TokenPPO:
                 total[name] = total.get(name, 0.0) + value
         return total
 
-    def _evaluate(self, policy: LMPolicy, episodes: Sequence[Episode], *, entropy: bool = False) -> Any:
-        return policy.evaluate([e.prompt_tokens for e in episodes], [e.tokens for e in episodes], self.rule, entropy=entropy)
+    # --- Checkpoints ---------------------------------------------------------------------------------------------
 
-    # --- Settings ------------------------------------------------------------------------------------------------
+    @property
+    def kl_target(self) -> float | None:
+        """The KL per text that the coefficient keeps; None: it is fixed."""
+        return self.kl.target
 
-    def _settings(self) -> dict[str, Any]:
-        names = (
-            "learning_rate n_episodes batch_size micro_batch_size n_epochs gamma gae_lambda clip_range clip_range_vf "
-            "normalize_advantage ent_coef vf_coef max_grad_norm target_kl tensorboard_log verbose"
-        )
-        own = {name: getattr(self, name) for name in names.split()}
-        return {**own, "kl_target": self.kl.target, "kl_horizon": self.kl.horizon}
+    @property
+    def kl_horizon(self) -> float:
+        """Episodes over which the coefficient adapts."""
+        return self.kl.horizon
+
+    def _state(self) -> dict[str, Any]:
+        return {**super()._state(), "kl_coef": self.kl.value}
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        super()._restore(state)
+        self.kl.value = state["kl_coef"]

@@ -276,13 +276,16 @@ def test_the_question_shows_instruction_examples_and_the_text_on_one_line() -> N
     assert form.prompt(" one\ntwo ") == "Judge.\n\nA B\nPositive: A\nNegative: B\n\none two\nPositive:"
 
 
-def test_examples_are_answers_that_parse() -> None:
-    from textenv.tasks import detox, sentiment
+def test_every_example_is_an_answer_whose_spans_stand_in_its_text() -> None:
+    from textenv.tasks import detox, long_form_qa, sentiment, summarization, translation
 
-    for text, answer in detox.CRITIQUE.examples:
-        marked(answer, text, detox.CRITIQUE.sections)
-    for text, answer in sentiment.EXAMPLES:
-        marked(answer, text, TWO)
+    forms = [form.CRITIQUE for form in (detox, summarization, long_form_qa, translation)]
+    shown = [(form.sections, *example) for form in forms for example in form.examples]
+    shown += [(TWO, *example) for example in sentiment.EXAMPLES]
+    for sections, example, answer in shown:
+        text = example["text"] if isinstance(example, dict) else example
+        items = [item.strip() for line in answer.split("\n") for item in line.split(":")[-1].split(";")]
+        assert sorted(marked(answer, text, sections)) == sorted(item for item in items if item != "none")
 
 
 def test_a_critic_is_not_copied_with_its_environment(llama_directory: Path) -> None:

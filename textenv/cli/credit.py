@@ -72,7 +72,7 @@ def credit(
     Example: textenv credit textenv/Detox-v0 --rewards critic_span redistributed attention uniform noise --out runs/credit
     """
     import textenv
-    from textenv.metrics.credit import credit_quality, deletion_effects, truth_mask
+    from textenv.metrics.credit import truth_mask
     from textenv.saving import atomic_directory
 
     if env_id not in textenv.ENVIRONMENTS:
@@ -108,22 +108,8 @@ def credit(
     makers = [_Maker(env_id, arguments, name, critic, seed) for name in wanted]
     made = [maker.make() for maker in makers]  # an unknown name is an error before the work
 
-    effects: list[Any] = [None] * len(episodes)
-    if deletions:
-        some = episodes[:deletions]
-        with progress("deletions", sum(map(len, some))) as meter:
-            effects[: len(some)] = deletion_effects(env.get_wrapper_attr("task").scorer, some, meter.update)
-    rows = []
-    with progress("credit", len(made) * len(episodes)) as meter:
-        for maker, each in zip(makers, made, strict=True):
-            found_credit = each if isinstance(each, str) else _credited(each, maker, episodes)
-            if isinstance(found_credit, str):
-                rows.append(Row(maker.reward, {}, reason=found_credit))
-            else:
-                values, seconds, what = found_credit
-                measures = credit_quality(values, truth, effects, sign=number, bootstrap=bootstrap, seed=seed)
-                rows.append(Row(maker.reward, measures, seconds, what))
-            meter.update(len(rows) * len(episodes), note=maker.reward)
+    effects = _effects(env, episodes, deletions)
+    rows = _rows(makers, made, episodes, truth, effects, {"sign": number, "bootstrap": bootstrap, "seed": seed})
     title = f"{env_id}: {len(episodes)} texts, {sign} spans"
     show(rows, title, found / tokens, min(deletions, len(episodes)))
     if out is not None:
@@ -233,6 +219,42 @@ class _Maker:
 
         target = REWARDS.get(self.reward, self.reward)
         return target is not None and ":" in target and "critic" in inspect.signature(load_object(target)).parameters
+
+
+def _effects(env: gym.Env[Any, Any], episodes: Sequence[Episode], count: int) -> list[Any]:
+    """What deleting each token of the first `count` episodes does to the score, (T,) each; None for the others."""
+    from textenv.metrics.credit import deletion_effects
+
+    effects: list[Any] = [None] * len(episodes)
+    if count:
+        some = episodes[:count]
+        with progress("deletions", sum(map(len, some))) as meter:
+            effects[: len(some)] = deletion_effects(env.get_wrapper_attr("task").scorer, some, meter.update)
+    return effects
+
+
+def _rows(
+    makers: Sequence[_Maker],
+    made: Sequence[gym.Env[Any, Any] | str],
+    episodes: Sequence[Episode],
+    truth: Sequence[Any],
+    effects: Sequence[Any],
+    options: dict[str, int],
+) -> list[Row]:
+    """The measures of each reward, or why it does not apply."""
+    from textenv.metrics.credit import credit_quality
+
+    rows: list[Row] = []
+    with progress("credit", len(made) * len(episodes)) as meter:
+        for maker, env in zip(makers, made, strict=True):
+            found = env if isinstance(env, str) else _credited(env, maker, episodes)
+            if isinstance(found, str):
+                rows.append(Row(maker.reward, {}, reason=found))
+            else:
+                values, seconds, what = found
+                rows.append(Row(maker.reward, credit_quality(values, truth, effects, **options), seconds, what))
+            meter.update(len(rows) * len(episodes), note=maker.reward)
+    return rows
 
 
 def _credited(env: gym.Env[Any, Any], maker: _Maker, episodes: Sequence[Episode]) -> tuple[list[Any], float, str] | str:

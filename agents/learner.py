@@ -1,0 +1,237 @@
+"""What every learner shares: Stable-Baselines3's contract, checkpoints, and the run of `learn`.
+
+A learner is `learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)` over this: it
+brings its own data, loss and optimizer. A timestep is a generated token, or where nothing is generated, a token learned from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Self
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+from textenv.agents.batch import log_time
+from textenv.agents.checkpoint import load_agent_file, load_optimizer, load_policy, load_reference, save_agent
+from textenv.agents.policy import Evaluated, LMPolicy
+from textenv.agents.running import make_logger, prepare_callback
+from textenv.episode import Episode
+from textenv.generation import ActionRule
+
+__all__ = ["Learner", "Run"]
+
+
+class Run:
+    """One call of `learn`: its callbacks, its clock, how far it has come.
+
+    Attributes:
+        calls: Stable-Baselines3's callbacks, as one.
+        total: `num_timesteps` at which it ends.
+    """
+
+    def __init__(self, learner: Learner, calls: BaseCallback, first: int, total: int) -> None:
+        self.learner, self.calls, self.first, self.total = learner, calls, first, total
+        self.began = time.perf_counter()
+
+    @property
+    def remaining(self) -> float:
+        """The share that is left, 1 → 0: what schedules are functions of."""
+        return max(0.0, 1.0 - self.learner.num_timesteps / self.total)
+
+    def step(self, **seen: Any) -> bool:
+        """Call the callbacks' `on_step`; `seen` are their `locals`. False: the run is to end."""
+        self.calls.update_locals({"self": self.learner, "total_timesteps": self.total, **seen})
+        return self.calls.on_step()
+
+    def iterated(self, log_interval: int) -> None:
+        """Count an iteration, and dump the logger after every `log_interval`-th."""
+        learner = self.learner
+        learner.iteration += 1
+        if learner.iteration % log_interval == 0:
+            elapsed = max(time.perf_counter() - self.began, 1e-9)
+            log_time(learner.logger, learner.iteration, learner.num_timesteps, self.first, elapsed)
+            learner.logger.dump(learner.num_timesteps)
+
+
+class Learner:
+    """The part of a learner that does not depend on what it learns by.
+
+    A subclass names in `settings_names` the arguments of its constructor that a checkpoint holds (attributes of the same name;
+    functions are left out), makes `self.optimizer`, and may extend `_state` and `_restore`.
+
+    Args:
+        policy: an `LMPolicy`, or what one is made from: "textenv/tiny", a directory, a hub name, a transformers model.
+        env: a text environment, rewards and all; None for a learner of data, which then passes `rule`.
+        rule: what a text may hold; default: the environment's.
+        reference: the frozen policy to stay near; True: a copy of the policy as it is now; None: none.
+        temperature, device: of a policy that is made here.
+        seed: of prompts, sampling and minibatches. The global generators are left alone.
+
+    Raises:
+        ValueError: policy and environment disagree about their tokens.
+    """
+
+    settings_names: ClassVar[tuple[str, ...]] = ("tensorboard_log", "verbose")
+    optimizer: torch.optim.Optimizer
+
+    def __init__(
+        self,
+        policy: Any,
+        env: gym.Env[Any, Any] | None,
+        *,
+        rule: ActionRule | None = None,
+        reference: LMPolicy | bool | None = None,
+        temperature: float = 1.0,
+        tensorboard_log: str | None = None,
+        seed: int | None = None,
+        device: str | torch.device = "auto",
+        verbose: int = 0,
+    ) -> None:
+        self.policy = policy if isinstance(policy, LMPolicy) else LMPolicy(policy, temperature=temperature, device=device)
+        if env is not None:
+            self.policy.fit_to(env)
+            rule = env.get_wrapper_attr("action_rule") if rule is None else rule
+        if rule is None:
+            raise ValueError("a learner without an environment needs rule=ActionRule(...), what a text may hold")
+        self.env: Any = env
+        self.rule: ActionRule = rule
+        self.reference: LMPolicy | None = None
+        if reference is True:
+            self.reference = self.policy.frozen_copy()
+            if policy is self.policy:
+                self.reference.source = None  # it may have been trained since it was read: no name finds it again
+        elif isinstance(reference, LMPolicy):
+            self.reference = reference
+        self.tensorboard_log, self.seed, self.verbose = tensorboard_log, seed, verbose
+        self.generator = torch.Generator()
+        if seed is not None:
+            self.generator.manual_seed(seed)
+            if env is not None:
+                env.reset(seed=seed)
+        self.num_timesteps = self.n_updates = self.iteration = 0
+        self._logger: Logger | None = None
+        self._custom_logger = False
+
+    # --- Stable-Baselines3's contract ----------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def running(
+        self, total_timesteps: int, callback: MaybeCallback, tb_log_name: str, reset_num_timesteps: bool, progress_bar: bool
+    ) -> Iterator[Run]:
+        """The frame of `learn`: logger, callbacks, progress bar; yields the `Run`.
+
+        Raises:
+            ValueError: nothing to do.
+        """
+        if total_timesteps < 1:
+            raise ValueError(f"total_timesteps must be at least 1, got {total_timesteps}")
+        if reset_num_timesteps:
+            self.num_timesteps = self.iteration = 0
+        if not self._custom_logger:
+            self._logger = make_logger(self.verbose, self.tensorboard_log, tb_log_name, reset_num_timesteps)
+        calls, bar = prepare_callback(self, callback, progress_bar)
+        run = Run(self, calls, self.num_timesteps, self.num_timesteps + total_timesteps)
+        calls.on_training_start({"self": self, "total_timesteps": run.total}, {})
+        try:
+            yield run
+        finally:
+            if bar is not None:
+                bar.close()
+        calls.on_training_end()
+
+    def predict(
+        self,
+        observation: NDArray[Any],
+        state: Any = None,
+        episode_start: NDArray[Any] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[np.int64], None]:
+        """The next token of an observation (L,), or of each of (n, L)."""
+        rows = np.atleast_2d(observation)
+        uniforms = None if deterministic else torch.rand(len(rows), generator=self.generator)
+        tokens = self.policy.act(rows, self.rule, uniforms)
+        return (tokens[0] if np.ndim(observation) == 1 else tokens), None
+
+    @property
+    def logger(self) -> Logger:
+        """Stable-Baselines3's logger."""
+        if self._logger is None:
+            self._logger = make_logger(self.verbose)
+        return self._logger
+
+    def set_logger(self, logger: Logger) -> None:
+        """Log to another logger from now on."""
+        self._logger, self._custom_logger = logger, True
+
+    def get_vec_normalize_env(self) -> None:
+        """None: nothing is normalised (`EvalCallback` asks)."""
+
+    def get_env(self) -> VecEnv | None:
+        """The environment as Stable-Baselines3's callbacks expect it; None without one."""
+        return None if self.env is None else DummyVecEnv([lambda: self.env])
+
+    # --- Checkpoints ---------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the agent to a directory (see `textenv.agents.checkpoint`), whole or not at all."""
+        if self.reference is not None and os.path.realpath(self.reference.source or "") == os.path.realpath(path):
+            self.reference.source = None  # what it was read from is about to be replaced
+        save_agent(
+            path, kind=type(self).__name__, policy=self.policy, reference=self.reference, optimizer=self.optimizer,
+            generator=self.generator, state=self._state(),
+        )  # fmt: skip
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], env: Any, *, device: Any = "auto", **settings: Any) -> Self:
+        """A saved agent, ready to go on. Schedules are functions and are not saved: pass them again.
+
+        Args:
+            path: the directory.
+            env: what it was made with: a text environment with the same tokens (or the data of a learner of data).
+            **settings: override what was saved.
+        """
+        state = load_agent_file(path, cls.__name__)
+        policy = load_policy(path, temperature=state["temperature"], device=device, dtype=getattr(torch, state["dtype"]))
+        if state.get("has_reference", True):
+            kept = load_reference(path, state["reference"], policy, temperature=state["temperature"], device=device)
+            settings = {"reference": kept, **settings}
+        agent = cls(policy, env, **{**state["settings"], **settings})
+        load_optimizer(path, agent.optimizer, agent.generator)
+        agent._restore(state)
+        return agent
+
+    def _state(self) -> dict[str, Any]:
+        """What `agent.json` holds beside the class: JSON values."""
+        settings = {name: getattr(self, name) for name in self.settings_names}
+        state = {
+            "settings": {name: value for name, value in settings.items() if not callable(value)},
+            "counters": {"num_timesteps": self.num_timesteps, "n_updates": self.n_updates, "iteration": self.iteration},
+            "has_reference": self.reference is not None,
+            "reference": None if self.reference is None else self.reference.source,
+        }
+        if self.env is not None:
+            state["env_generator"] = self.env.unwrapped.np_random.bit_generator.state
+        return state
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Counters and generators, from what `_state` gave."""
+        for name, value in state["counters"].items():
+            setattr(self, name, value)
+        if self.env is not None and "env_generator" in state:
+            self.env.unwrapped.np_random.bit_generator.state = state["env_generator"]
+
+    # --- For subclasses ------------------------------------------------------------------------------------------
+
+    def evaluate_tokens(self, policy: LMPolicy, episodes: Sequence[Episode], *, entropy: bool = False) -> Evaluated:
+        """Log-probability and value of every token of the episodes under a policy; differentiable."""
+        return policy.evaluate([e.prompt_tokens for e in episodes], [e.tokens for e in episodes], self.rule, entropy=entropy)
