@@ -8,7 +8,6 @@ import torch
 from textenv.embedded import networks, principles, verdicts
 from textenv.embedded.answers import Answers
 from textenv.embedded.critique import FORMS, critique_answer, critique_prompt
-from textenv.embedded.judging import critic_batches
 from textenv.embedded.material import Excerpts
 from textenv.embedded.verdicts import LABELS
 from textenv.embedded.wording import build_tokenizer
@@ -51,9 +50,9 @@ def test_the_same_seed_draws_the_same_answers() -> None:
 
 def test_the_targets_of_a_reward_model_are_the_qualities_of_the_prefixes(tokenizer: object) -> None:
     answers = source("summarization")
-    batch = next(verdicts.reward_batches(tokenizer, [answers], random.Random(0), groups=4))
+    batch = next(verdicts.judged_batches(tokenizer, [answers], random.Random(0)))
     assert batch.ids.shape == batch.targets.shape
-    assert len(set(batch.group.tolist())) == 4
+    assert 3 <= len(set(batch.group.tolist())) <= len(batch.ids)
     for ids, targets, last, quality in zip(batch.ids, batch.targets, batch.last, batch.quality, strict=True):
         whole = tokenizer.decode(ids[: last + 1], skip_special_tokens=True)
         document = whole.split("\nSummary:")[0]
@@ -62,6 +61,13 @@ def test_the_targets_of_a_reward_model_are_the_qualities_of_the_prefixes(tokeniz
             text = tokenizer.decode(ids[: i + 1], skip_special_tokens=True)[len(document) + len("\nSummary:") :]
             assert float(targets[i]) == pytest.approx(answers.world.quality(Prompt(document), text))
         assert not (targets[last + 1 :] >= 0).any()
+
+
+def test_rows_of_a_group_answer_one_prompt(tokenizer: object) -> None:
+    batch = next(verdicts.judged_batches(tokenizer, [source("summarization")], random.Random(0)))
+    asked = [tokenizer.decode(ids, skip_special_tokens=True).split("\nSummary:")[0] for ids in batch.ids]
+    for a, one in zip(batch.group.tolist(), asked, strict=True):
+        assert all((a == b) == (one == other) for b, other in zip(batch.group.tolist(), asked, strict=True))
 
 
 def test_aspects_are_marked_where_segments_end() -> None:
@@ -80,13 +86,14 @@ def test_grammar_is_marked_on_every_token() -> None:
 
 
 def test_what_is_not_judged_has_no_target(tokenizer: object) -> None:
-    batches = verdicts.aspect_batches(tokenizer, [source("translation"), source("long_form")], random.Random(0))
+    batches = verdicts.judged_batches(tokenizer, [source("translation"), source("long_form")], random.Random(0))
     seen = torch.zeros(len(LABELS), dtype=torch.bool)
     for _ in range(8):
-        ids, targets, _ = next(batches)
-        told = targets >= 0
-        assert targets.shape == (*ids.shape, len(LABELS))
-        assert not told[ids == tokenizer.pad_token_id].any()
+        batch = next(batches)
+        told = batch.aspects >= 0
+        assert told.shape == (*batch.ids.shape, len(LABELS))
+        assert not told[batch.ids == tokenizer.pad_token_id].any()
+        assert not told[batch.critique].any()
         assert not told[told[..., 3].any(1)][..., :3].any()  # a translation is judged by its grammar alone
         seen |= told.any(1).any(0)
     assert seen.tolist() == [True] * 4
@@ -106,20 +113,30 @@ def test_the_right_critique_is_read_back_as_the_errors(task: str) -> None:
 
 @pytest.mark.parametrize("task", ANSWERS)
 def test_a_critic_of_answers_is_shown_question_and_answer_and_which_words_are_wrong(tokenizer: object, task: str) -> None:
-    batches, seen = critic_batches(tokenizer, [source(task)], random.Random(0)), 0
+    batches, seen = verdicts.judged_batches(tokenizer, [source(task)], random.Random(0)), 0
     for _ in range(4):
-        for row, mark, marks in zip(*next(batches), strict=True):
+        batch = next(batches)
+        for row, mark, marks, last in zip(batch.ids, batch.critique.long(), batch.marks, batch.last, strict=True):
             wrong = marks[:, 0]
             asked, end = tokenizer.decode(row[: int(mark.argmax())], skip_special_tokens=True), int(mark.nonzero()[-1])
             assert asked.endswith("\nErrors:")
             assert row[end].item() == tokenizer.eos_token_id
             text = tokenizer.decode(row[wrong >= 0], skip_special_tokens=True)
             assert asked.removesuffix("\nErrors:").endswith(text)
+            assert asked.removesuffix("\nErrors:") == tokenizer.decode(row[: last + 1], skip_special_tokens=True)
             listed = tokenizer.decode(row[int(mark.argmax()) : end], skip_special_tokens=True).strip()
             words = tokenizer.decode(row[wrong == 1.0], skip_special_tokens=True)
             assert words.replace(" ", "") == ("" if listed == "none" else listed.replace(";", "").replace(" ", ""))
             seen += bool(words.strip())
     assert seen > 20
+
+
+def test_a_text_that_its_critic_is_not_shown_as_it_is_is_left_out(tokenizer: object) -> None:
+    w = world("summarization")
+    prompt = w.sample(random.Random(1)).prompt
+    answers = Answers(w, random.Random(0), [(prompt, [" Two\nlines."])], drafted=1.0)
+    batch = next(verdicts.judged_batches(tokenizer, [answers], random.Random(0)))
+    assert not any("Two\nlines" in tokenizer.decode(ids) for ids in batch.ids)
 
 
 def test_a_critique_of_an_answer_needs_its_prompt() -> None:
@@ -165,9 +182,8 @@ def test_a_document_is_cut_before_its_first_span() -> None:
 
 
 def test_batches_come_in_few_shapes(tokenizer: object) -> None:
-    batches = verdicts.aspect_batches(tokenizer, [source("summarization")], random.Random(0))
-    assert {next(batches)[0].shape[1] % 8 for _ in range(8)} == {0}
-    assert torch.is_tensor(next(batches)[1])
+    batches = verdicts.judged_batches(tokenizer, [source("summarization")], random.Random(0))
+    assert {next(batches).ids.shape[1] % 8 for _ in range(8)} == {0}
 
 
 def test_a_judge_begins_as_the_language_model_that_it_is_made_of(tokenizer: object) -> None:

@@ -3,10 +3,12 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from textenv import embedded
+from textenv.data.labelled import area_under_curve
 from textenv.embedded import grammar, judge_quality, policy_quality, quality, truth
 from textenv.embedded.material import GENRE
 from textenv.embedded.measures import BARS, Measure, table
@@ -16,15 +18,11 @@ MODELS = Path(embedded.__file__).parent / "models"
 SCORER = {"insults": "tiny-toxicity", "sentiment": "tiny-sentiment"}
 
 
-# The judges of summaries, answers and translations do not check a stated fact against its source well enough yet: these bars
-# are missed, as the README says. A model that reaches them is to be taken off this list.
+# Bars that are missed, as the README says. A model that reaches one is to be taken off this list.
 KNOWN_MISSES = {
-    ("tiny-reward", "pair accuracy"),
-    ("tiny-aspects", "aspect accuracy"),
-    ("tiny-critic-support", "span F1, answers"),
-    ("tiny-critic-translation", "span F1, answers"),
-    ("tiny-critic-sentiment", "answers that parse"),
-    ("tiny", "answers that end"),  # of long answers: .945
+    ("tiny-aspects", "aspect accuracy"),  # of translations, and by little of long answers
+    ("tiny-critic-answers", "span F1, answers"),
+    ("tiny", "answers that end"),  # .948 of summaries and of translations
     ("tiny-preferred", "above the model it was made of"),  # translations
 }
 
@@ -124,7 +122,7 @@ def test_the_preferred_copy_writes_better_texts_than_tiny() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["tiny-reward", "tiny-aspects", "tiny-critic-support", "tiny-critic-translation"])
+@pytest.mark.parametrize("name", ["tiny-reward", "tiny-aspects", "tiny-critic-answers"])
 def test_the_judges_of_answers_agree_with_the_truth(name: str) -> None:
     assert not missed(judge_quality.measure(MODELS, 1, 150, {name}))
 
@@ -134,9 +132,9 @@ def test_the_principles_are_heeded() -> None:
 
 
 def test_the_area_under_the_roc_curve_counts_ties_half() -> None:
-    assert policy_quality.area_under_roc([1.0, 1.0], [True, False]) == 0.5
-    assert policy_quality.area_under_roc([0.0, 1.0, 2.0], [True, False, False]) == 0.0
-    assert math.isnan(policy_quality.area_under_roc([1.0], [True]))
+    assert area_under_curve(np.array([1.0, 1.0]), np.array([True, False])) == 0.5
+    assert area_under_curve(np.array([0.0, 1.0, 2.0]), np.array([True, False, False])) == 0.0
+    assert math.isnan(area_under_curve(np.array([1.0]), np.array([True])))
 
 
 def test_judges_are_read_at_the_last_token_whatever_the_length_of_their_neighbours() -> None:

@@ -112,7 +112,6 @@ def test_a_reward_model_reads_prompt_and_text_and_its_logit_is_the_score(
     assert [written(env, prompt, " Text.").score] == pytest.approx(expected)
 
 
-@pytest.mark.xfail(strict=True, reason="the embedded reward model reads too little of the source yet: 39 and 46 of 64")
 @pytest.mark.parametrize("name", IDS)
 def test_the_default_reward_model_prefers_what_is_true(name: str) -> None:
     env = made(name, scorer=None, tokenizer="textenv/tiny", max_prompt_tokens=160, max_new_tokens=64, split="test")

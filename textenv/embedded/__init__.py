@@ -24,8 +24,7 @@ MODELS: dict[str, str] = {
     "textenv/tiny-aspects": "token classifier: supported, relevant, complete, grammatical",
     "textenv/tiny-critic-insults": "causal language model that lists the insults of a text",
     "textenv/tiny-critic-sentiment": "causal language model that lists what is positive and negative in a text",
-    "textenv/tiny-critic-support": "causal language model that lists the errors of a summary or an answer",
-    "textenv/tiny-critic-translation": "causal language model that lists the wrong words of a translation",
+    "textenv/tiny-critic-answers": "causal language model that lists the errors of a summary, an answer or a translation",
 }
 """Name → what it is."""
 

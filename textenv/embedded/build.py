@@ -4,7 +4,7 @@ Two one-thread processes train side by side, each job as soon as what it needs i
 directory that is renamed when it is complete.
 
     draft ──samples──→ scorers and critics of documents, principles   tiny-translation (needs nothing)
-    tiny ──weights───→ reward, aspects, critics of answers, preferred at the end: statistics.json
+    tiny ──weights───→ judges of answers, and these on; preferred    at the end: statistics.json
 
 The judges of documents learn from the mistakes of the draft, a language model that is thrown away, so that they need not wait
 for tiny; the judges of answers begin with tiny's weights and learn from its mistakes. The same seed on the same machine gives
@@ -29,11 +29,10 @@ __all__ = ["JOBS", "main"]
 JOBS: dict[str, tuple[str, ...]] = {  # name → the jobs that must be done before; of those that can begin the first does
     "tiny": (),
     "draft": (),
+    "judges": ("tiny",),
+    "tiny-critic-answers": ("judges", "tiny"),
+    "tiny-aspects": ("judges", "tiny"),
     "tiny-preferred": ("tiny",),
-    "tiny-critic-support": ("tiny",),
-    "tiny-reward": ("tiny",),
-    "tiny-aspects": ("tiny",),
-    "tiny-critic-translation": ("tiny",),
     "tiny-critic-sentiment": ("draft",),
     "tiny-translation": (),
     "tiny-critic-insults": ("draft",),
@@ -41,7 +40,8 @@ JOBS: dict[str, tuple[str, ...]] = {  # name → the jobs that must be done befo
     "tiny-principles": ("draft",),
     "tiny-toxicity": ("draft",),
 }
-MODELS = tuple(job for job in JOBS if job != "draft")
+JUDGES = ("tiny-reward", "tiny-aspects", "tiny-critic-answers")  # what the job "judges" makes, of two a draft
+MODELS = ("tiny-reward", *(job for job in JOBS if job not in ("judges", "draft")))
 PACKAGE = Path(__file__).parent / "models"
 
 
@@ -97,14 +97,17 @@ def _there(job: str, given: argparse.Namespace, work: Path) -> bool:
     """Whether a job that others need was done in an earlier run."""
     if job == "draft":
         return (work / "samples.json").is_file()
+    if job == "judges":
+        return all((work / name / "config.json").is_file() for name in JUDGES)
     return bool(given.only) and (given.out / job / "config.json").is_file()
 
 
 def _build(given: argparse.Namespace, work: Path) -> bool:
     """Runs the jobs, at most `processes` at a time, each as soon as what it needs is done."""
     work.mkdir(parents=True, exist_ok=True)
-    wanted = set(given.only or MODELS)
-    needed = {job for name in wanted for job in JOBS[name]} - wanted
+    wanted = {"judges" if name == "tiny-reward" else name for name in given.only or MODELS}
+    needed = {job for name in wanted for job in JOBS[name]}
+    needed = (needed | {job for name in needed for job in JOBS[name]}) - wanted
     done = {job for job in needed if _there(job, given, work)}
     waiting = [job for job in JOBS if job in (wanted | needed) - done]
     running: dict[str, subprocess.Popen[bytes]] = {}
@@ -135,8 +138,6 @@ def _work(job: str, seed: int, out: Path, work: Path, scale: float) -> None:
     import torch
 
     from textenv.embedded import judging, material, networks, preferring, quality, recipes, translating, wording
-    from textenv.models import quiet_files
-    from textenv.saving import atomic_directory
 
     torch.set_num_threads(1)
     begun = time.monotonic()
@@ -155,30 +156,40 @@ def _work(job: str, seed: int, out: Path, work: Path, scale: float) -> None:
     samples: Any = json.loads((work / "samples.json").read_text()) if "draft" in JOBS[job] else {}
     source: Any = networks.eager(quality.load(out, "tiny")[0]) if "tiny" in JOBS[job] else None
     common = (tokenizer, seed, progress)
-    if job == "tiny":
-        model = recipes.language_model(*common, steps)
+    if job == "judges":
+        made = judging.judges(*common, steps, source, count=count)
+    elif job in JUDGES:
+        drafts = {name: networks.eager(quality.load(work, name)[0]).float() for name in JUDGES}
+        made = {job: judging.finished(job, *common, steps, source, drafts, count=count)}
+    elif job == "tiny":
+        made = {job: recipes.language_model(*common, steps)}
     elif job == "tiny-translation":
-        model = translating.translator(*common, steps)
+        made = {job: translating.translator(*common, steps)}
     elif job == "tiny-preferred":
-        model = preferring.preferred(*common, steps, source, prompts=max(20, round(500 * few)))
-    elif job == "tiny-reward":
-        model = judging.reward(*common, steps, source, count=count)
-    elif job == "tiny-aspects":
-        model = judging.aspects(*common, steps, source, count=count)
+        made = {job: preferring.preferred(*common, steps, source, prompts=max(20, round(500 * few)))}
     elif job == "tiny-principles":
-        model = judging.principles(*common, samples, steps)
-    elif job in ("tiny-critic-support", "tiny-critic-translation"):
-        model = judging.answer_critic(*common, job.removeprefix("tiny-critic-"), steps, source, count=count)
+        made = {job: judging.principles(*common, samples, steps)}
     else:
         task = "sentiment" if job.endswith("sentiment") else "insults"
         train = recipes.critic if "critic" in job else recipes.scorer
-        model = train(*common, task, samples[material.GENRE[task]], steps)
-    with atomic_directory(out / job) as directory, quiet_files():
+        made = {job: train(*common, task, samples[material.GENRE[task]], steps)}
+    for name, model in made.items():
+        if job == "judges":
+            _save(model, tokenizer, work / name)
+        if job != "judges" or name == "tiny-reward":
+            _save(model, tokenizer, out / name)
+    progress(f"saved after {time.monotonic() - begun:.0f} s")
+
+
+def _save(model: Any, tokenizer: Any, path: Path) -> None:
+    from textenv.models import quiet_files
+    from textenv.saving import atomic_directory
+
+    with atomic_directory(path) as directory, quiet_files():
         model.half().save_pretrained(directory)
         tokenizer.save_pretrained(directory)
         for file in directory.iterdir():
             file.chmod(0o644)
-    progress(f"saved after {time.monotonic() - begun:.0f} s")
 
 
 def _statistics(out: Path, seed: int, count: int) -> None:

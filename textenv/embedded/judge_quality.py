@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from textenv.embedded import principles, quality
 from textenv.embedded.answers import Answers
-from textenv.embedded.judging import CRITIC_TASKS
+from textenv.embedded.build import JUDGES
 from textenv.embedded.material import padded
 from textenv.embedded.measures import Measure
 from textenv.embedded.policy_quality import held_out, translations, written
@@ -68,22 +68,18 @@ def judged_answers(models: Path, seed: int, count: int) -> dict[str, Answers]:
 def measure(models: Path, seed: int, count: int, wanted: set[str]) -> list[Measure]:
     """The numbers of the judges that are wanted."""
     found: list[Measure] = []
-    if wanted & {"tiny-reward", "tiny-aspects", "tiny-critic-support", "tiny-critic-translation"}:
+    if wanted & set(JUDGES):
         sources = judged_answers(models, seed, count)
         if "tiny-reward" in wanted:
             found += _reward(*quality.load(models, "tiny-reward"), sources, count)
         if "tiny-aspects" in wanted:
             found += _aspects(*quality.load(models, "tiny-aspects"), sources, count)
-        for kind, tasks in CRITIC_TASKS.items():
-            if f"tiny-critic-{kind}" in wanted:
-                model, tokenizer = quality.load(models, f"tiny-critic-{kind}")
-                for task in tasks:
-                    pairs = [sources[task].one() for _ in range(count)]
-                    asked, texts = [p for p, _ in pairs], [t for _, t in pairs]
-                    name = f"tiny-critic-{kind}"
-                    found += quality.critic_quality(
-                        model, tokenizer, task, texts, task, asked=asked, name=name, bar="span F1, answers"
-                    )
+        if "tiny-critic-answers" in wanted:
+            name = "tiny-critic-answers"
+            model, tokenizer = quality.load(models, name)
+            for task, source in sources.items():
+                asked, texts = zip(*(source.one() for _ in range(count)), strict=True)
+                found += quality.critic_quality(model, tokenizer, task, texts, task, asked=asked, name=name, bar="span F1, answers")
     if "tiny-principles" in wanted:
         found += _principles(*quality.load(models, "tiny-principles"), seed, count)
     return found

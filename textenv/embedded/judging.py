@@ -1,13 +1,15 @@
-"""How the judges of answers are trained: the reward model, the aspects, the principles, the critics of answers.
+"""How the judges of answers are trained: reward model, aspects and critic in one go, and the reward model of principles.
 
 Judge and critic of an answer must find the fact that it states in the text it answers to, as the language model must to write
-it; so they begin with its weights (`source`), which saves nine tenths of their training.
+it; so they begin with its weights (`source`). They learn on one trunk, a head each, from the same rows (`verdicts.Judged`): what
+one is told helps the others to find out what is wrong. Then each takes the trunk and its head with it, and aspects and critic
+go on alone.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,17 +19,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from textenv.embedded import networks, verdicts
 from textenv.embedded.answers import Answers
-from textenv.embedded.critique import critique_answer, critique_prompt
-from textenv.embedded.material import batched, padded
+from textenv.embedded.build import JUDGES
 from textenv.embedded.recipes import SIZE, Progress, rng_of
 from textenv.embedded.sampling import answers
-from textenv.embedded.worlds import ANSWERS, world
+from textenv.embedded.worlds import world
+from textenv.fitting.reward_model import bradley_terry_loss
 from textenv.fitting.training import fit
 
-__all__ = ["CRITIC_TASKS", "answer_critic", "aspects", "critic_batches", "principles", "reward"]
+__all__ = ["finished", "judges", "principles"]
+
+LOSSES = ("marks", "reward", "aspects", "critic")
 
 _SIZE = {**SIZE, "layers": SIZE["layers"] + 1}  # the last layer is for grading and listing what those below have found out
-CRITIC_TASKS = {"support": ("summarization", "long_form"), "translation": ("translation",)}
+_TASKS = {"summarization": 1.0, "long_form": 2.0, "translation": 2.0}  # how often each is drawn: by how hard it is
 
 
 def _sources(
@@ -42,98 +46,131 @@ def _sources(
     return found
 
 
-class _Marking(nn.Module):
-    """A judge that learns beside its task which tokens are part of something wrong and which of something right.
+class _Judges(nn.Module):
+    """A trunk with a head for each judge, and one that is thrown away.
 
-    The layer before the last is taught it, by a head that is thrown away: what is to be graded or listed must have been found out
-    by then, and from grades and lists alone that is hardly learned.
+    That one learns which tokens are part of something wrong and which of something right, from the layer before the last: what
+    is to be graded or listed must have been found out by then, and from grades and lists alone that is hardly learned.
+
+    Args:
+        models: reward model, aspects and critic by name (`JUDGES`); the critic's trunk is that of all.
+        learned: the losses that count.
     """
 
-    def __init__(self, model: PreTrainedModel, seed: int) -> None:
+    def __init__(self, models: Mapping[str, PreTrainedModel], seed: int, learned: Sequence[str] = LOSSES) -> None:
         super().__init__()
-        self.model = model
+        self._others: list[Any] = [models[name] for name in JUDGES[:2]]  # in a list, so that only their heads are parameters
+        self.critic: Any = models[JUDGES[2]]
+        self.reward, self.aspects = (model.score for model in self._others)
         generator = torch.Generator().manual_seed(seed)
-        self.head = nn.Parameter(0.02 * torch.randn(model.config.hidden_size, 2, generator=generator))
-        self.lately = 1.0
+        self.marks = nn.Parameter(0.02 * torch.randn(self.critic.config.hidden_size, 2, generator=generator))
+        self.learned, self.lately = learned, dict.fromkeys(learned, 1.0)
 
-    def forward(self, ids: torch.Tensor, marks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Last states (B, L, H), and the loss of the marks (B, L, 2), of which -1 is not known."""
+    def forward(self, batch: verdicts.Judged) -> torch.Tensor:
+        """The sum of the losses."""
+        where = batch.critique[:, 1:]
         with networks.products():
-            states = self.model.base_model(ids, use_cache=False, output_hidden_states=True).hidden_states
-            logits = (states[-2] @ self.head).float()
-        loss = F.binary_cross_entropy_with_logits(logits[marks >= 0], marks[marks >= 0])
-        self.lately += (loss.item() - self.lately) / 30
-        return states[-1], loss
+            states = self.critic.model(batch.ids, use_cache=False, output_hidden_states=True).hidden_states
+            marks, graded, aspects = states[-2] @ self.marks, self.reward(states[-1])[..., 0], self.aspects(states[-1])
+            listed = networks.next_token_logits(self.critic, states[-1][:, :-1][where])
+        parts = {
+            "marks": F.binary_cross_entropy_with_logits(marks.float()[batch.marks >= 0], batch.marks[batch.marks >= 0]),
+            "reward": _reward_loss(graded.float(), batch),
+            "aspects": _aspects_loss(aspects.float(), batch.aspects),
+            "critic": F.cross_entropy(listed.float(), batch.ids[:, 1:][where]),
+        }
+        for name in self.learned:
+            self.lately[name] += (parts[name].item() - self.lately[name]) / 30
+        return torch.stack([parts[name] for name in self.learned]).sum()
 
-    def telling(self, progress: Progress) -> Progress:
-        """Progress lines with the loss of the marks."""
-        return lambda line: progress(f"{line}  (marks {self.lately:.4f})")
+    def taken_apart(self) -> dict[str, PreTrainedModel]:
+        """Each judge with a trunk of its own."""
+        for model in self._others:
+            model.model.load_state_dict(self.critic.model.state_dict())
+        return dict(zip(JUDGES, (*self._others, self.critic), strict=True))
 
 
-def reward(
+def _reward_loss(logits: torch.Tensor, batch: verdicts.Judged, bradley_terry: float = 0.5) -> torch.Tensor:
+    """Bradley–Terry over answers to one prompt, and the quality of every prefix that is told."""
+    told = batch.targets >= 0
+    loss = F.binary_cross_entropy_with_logits(logits[told], 0.02 + 0.96 * batch.targets[told])
+    score = logits[torch.arange(len(logits)), batch.last]
+    better = (batch.group[:, None] == batch.group) & (batch.quality[:, None] > batch.quality + 0.02)  # (B, B)
+    if better.any():
+        one, other = torch.nonzero(better, as_tuple=True)
+        loss = loss + bradley_terry * bradley_terry_loss(score[one], score[other])
+    return loss
+
+
+def _aspects_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Each label counts alike, however many tokens are judged by it."""
+    each = []
+    for label in range(targets.shape[-1]):
+        told = targets[..., label] >= 0
+        if told.any():
+            wanted = targets[..., label][told].clamp(0.01, 0.99)
+            each.append(F.binary_cross_entropy_with_logits(logits[..., label][told], wanted))
+    return torch.stack(each).mean()
+
+
+def _learn(
+    module: _Judges, tokenizer: PreTrainedTokenizerBase, seed: int, progress: Progress, steps: int, source: PreTrainedModel,
+    *, purpose: str, learning_rate: float, count: int, idle: float,
+) -> dict[str, PreTrainedModel]:  # fmt: skip
+    """The judges after `steps` batches. `idle`: the share that is kept of the texts in which nothing is wrong."""
+    rng = rng_of(seed, purpose)
+    sources = _sources(rng, tokenizer, seed, list(_TASKS), source, count)
+    batches = verdicts.judged_batches(tokenizer, sources, rng, weights=list(_TASKS.values()), idle=idle)
+
+    def told(line: str) -> None:
+        progress(f"{line}  ({', '.join(f'{name} {loss:.3f}' for name, loss in module.lately.items())})")
+
+    fit(module, batches, _Judges.__call__, steps=steps, learning_rate=learning_rate, warmup=0.03, progress=told)
+    return module.taken_apart()
+
+
+def judges(
     tokenizer: PreTrainedTokenizerBase,
     seed: int,
     progress: Progress,
     steps: int,
     source: PreTrainedModel,
     *,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 1.5e-3,
     count: int = 800,
-    bradley_terry: float = 0.5,
-) -> PreTrainedModel:
-    """The reward model of answers, one logit: Bradley–Terry over answers to one prompt, and the quality of every prefix."""
-    module = _Marking(networks.take_trunk(networks.scorer(tokenizer, seed, ("good",), **_SIZE), source), seed)
-    rng = rng_of(seed, "reward")
-
-    def loss(module: Any, batch: verdicts.Graded) -> torch.Tensor:
-        states, marking = module(batch.ids, batch.marks)
-        with networks.products():
-            logits = module.model.score(states)[..., 0].float()  # (B, L)
-        told = batch.targets >= 0
-        out = F.binary_cross_entropy_with_logits(logits[told], 0.02 + 0.96 * batch.targets[told])
-        score = logits[torch.arange(len(logits)), batch.last]
-        better = (batch.group[:, None] == batch.group) & (batch.quality[:, None] > batch.quality + 0.02)  # (B, B)
-        if better.any():
-            out = out - bradley_terry * F.logsigmoid((score[:, None] - score)[better]).mean()
-        total: torch.Tensor = out + marking
-        return total
-
-    batches = verdicts.reward_batches(tokenizer, _sources(rng, tokenizer, seed, ANSWERS, source, count), rng)
-    fit(module, batches, loss, steps=steps, learning_rate=learning_rate, progress=module.telling(progress))
-    return module.model
+) -> dict[str, PreTrainedModel]:
+    """The judges of answers by name (`JUDGES`): reward model, token classifier of the aspects, language model that lists errors."""
+    models = {
+        "tiny-reward": networks.scorer(tokenizer, seed, ("good",), **_SIZE),
+        "tiny-aspects": networks.judge(tokenizer, seed, verdicts.LABELS, **_SIZE),
+        "tiny-critic-answers": networks.take_trunk(networks.language_model(tokenizer, seed, **_SIZE), source),
+    }
+    module = _Judges(models, seed)
+    return _learn(
+        module, tokenizer, seed, progress, steps, source,
+        purpose="judges", learning_rate=learning_rate, count=count, idle=1.0,
+    )  # fmt: skip
 
 
-def aspects(
+def finished(
+    name: str,
     tokenizer: PreTrainedTokenizerBase,
     seed: int,
     progress: Progress,
     steps: int,
     source: PreTrainedModel,
+    drafts: Mapping[str, PreTrainedModel],
     *,
     learning_rate: float = 1e-3,
     count: int = 800,
 ) -> PreTrainedModel:
-    """The token classifier of the aspects."""
-    module = _Marking(networks.take_trunk(networks.judge(tokenizer, seed, verdicts.LABELS, **_SIZE), source), seed)
-    rng = rng_of(seed, "aspects")
-
-    def loss(module: Any, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        ids, targets, marks = batch
-        states, marking = module(ids, marks)
-        with networks.products():
-            logits = module.model.score(states).float()  # (B, L, labels)
-        each = []
-        for label in range(targets.shape[-1]):
-            told = targets[..., label] >= 0
-            if told.any():
-                wanted = targets[..., label][told].clamp(0.01, 0.99)
-                each.append(F.binary_cross_entropy_with_logits(logits[..., label][told], wanted))
-        total: torch.Tensor = torch.stack(each).mean() + marking
-        return total
-
-    batches = verdicts.aspect_batches(tokenizer, _sources(rng, tokenizer, seed, ANSWERS, source, count), rng)
-    fit(module, batches, loss, steps=steps, learning_rate=learning_rate, progress=module.telling(progress))
-    return module.model
+    """Aspects or critic of `judges`, trained on with the trunk to itself: grading and listing want different last layers."""
+    critic = name == "tiny-critic-answers"
+    module = _Judges(drafts, seed, ("marks", "critic" if critic else "aspects"))
+    return _learn(
+        module, tokenizer, seed, progress, steps, source,
+        purpose=name, learning_rate=learning_rate, count=count, idle=0.3 if critic else 1.0,
+    )[name]  # fmt: skip
 
 
 def principles(
@@ -153,62 +190,3 @@ def principles(
     batches = verdicts.principle_batches(tokenizer, verdicts.excerpts_of(rng, samples), rng)
     fit(model, batches, loss, steps=steps, learning_rate=3e-3, progress=progress)
     return model
-
-
-def answer_critic(
-    tokenizer: PreTrainedTokenizerBase,
-    seed: int,
-    progress: Progress,
-    kind: str,
-    steps: int,
-    source: PreTrainedModel,
-    *,
-    learning_rate: float = 1.5e-3,
-    count: int = 800,
-) -> PreTrainedModel:
-    """The language model that answers critique prompts of answers; `kind` is "support" or "translation"."""
-    critic = _Marking(networks.take_trunk(networks.language_model(tokenizer, seed, **_SIZE), source), seed)
-    rng = rng_of(seed, f"critic {kind}")
-
-    def loss(module: Any, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        ids, answer, marks = batch
-        states, marking = module(ids, marks)
-        targets, where = ids[:, 1:], answer[:, 1:].bool()
-        with networks.products():
-            logits = networks.next_token_logits(module.model, states[:, :-1][where])
-        total: torch.Tensor = F.cross_entropy(logits.float(), targets[where]) + marking
-        return total
-
-    batches = critic_batches(tokenizer, _sources(rng, tokenizer, seed, CRITIC_TASKS[kind], source, count), rng)
-    fit(critic, batches, loss, steps=steps, learning_rate=learning_rate, warmup=0.03, progress=critic.telling(progress))
-    return critic.model
-
-
-def critic_batches(
-    tokenizer: PreTrainedTokenizerBase, sources: Sequence[Answers], rng: random.Random, tokens: int = 2400
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Question and answer (B, L), then padding; 1 where a token is of the answer (B, L); `token_marks` of the text (B, L, 2)."""
-    while True:
-        asked, whole, judged = [], [], []
-        for source in rng.choices(sources, k=24 * 24):
-            prompt, text = source.one()
-            question = critique_prompt(text, source.world.name, prompt)
-            asked.append(question)
-            whole.append(question + critique_answer(text, source.world.errors(prompt, text), source.world.name))
-            judged.append((source.world, prompt, text))
-        encoded = tokenizer(whole, return_offsets_mapping=True)
-        pool = []
-        for ids, offsets, question, begun, (world_, prompt, text) in zip(
-            encoded.input_ids, encoded.offset_mapping, asked, tokenizer(asked).input_ids, judged, strict=True
-        ):
-            answer = [0] * len(begun) + [1] * (len(ids) + 1 - len(begun))
-            start = question.rindex("\n") - len(text.rstrip())  # the text stands before the header, without its last white space
-            inside = [i for i, (_, end) in enumerate(offsets) if start < end <= start + len(text.rstrip())]
-            marks = [[-1.0, -1.0] for _ in range(len(ids) + 1)]
-            ends = [offsets[i][1] - start for i in inside]
-            for i, mark in zip(inside, verdicts.token_marks(world_, prompt, text, ends), strict=True):
-                marks[i] = mark
-            pool.append((len(ids), [[*ids, tokenizer.eos_token_id], answer, marks]))
-        for batch in batched(rng, tokens, pool):
-            rows = padded([row for row, *_ in batch], tokenizer.pad_token_id or 0)
-            yield rows, padded([row for _, row, _ in batch], 0), verdicts.stacked([m for *_, m in batch], rows.shape[1])

@@ -15,17 +15,20 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from textenv.data.labelled import area_under_curve
 from textenv.embedded import quality
 from textenv.embedded.contrastive import CONTRASTIVE
 from textenv.embedded.measures import Measure
 from textenv.embedded.networks import eager
-from textenv.embedded.preferring import TOKENS, log_probabilities
+from textenv.embedded.preferring import TOKENS
 from textenv.embedded.sampling import answers, continuations
 from textenv.embedded.verdicts import encoded
 from textenv.embedded.worlds import ANSWERS, DOCUMENTS, world
 from textenv.episode import Prompt
+from textenv.generation import ActionRule
+from textenv.judges.token_log_probs import token_log_probs
 
-__all__ = ["area_under_roc", "contrast", "held_out", "measure", "statistics", "translations", "written"]
+__all__ = ["contrast", "held_out", "measure", "statistics", "translations", "written"]
 
 TASK_CLASSES = {
     "sentiment": "Sentiment", "detox": "Detox", "summarization": "Summarization", "long_form": "LongFormQA",
@@ -66,39 +69,25 @@ def translations(
     return texts
 
 
-def area_under_roc(scores: Sequence[float], wanted: Sequence[bool]) -> float:
-    """The chance that a wanted item scores higher than another one; ties count half. NaN without either.
-
-    >>> area_under_roc([3.0, 1.0, 2.0], [True, False, True])
-    1.0
-    """
-    order = np.argsort(scores, kind="stable")
-    values, hits = np.asarray(scores)[order], np.asarray(wanted, bool)[order]
-    positives, negatives = int(hits.sum()), int((~hits).sum())
-    if not positives or not negatives:
-        return float("nan")
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    return float((ranks[hits].sum() - positives * (positives + 1) / 2) / (positives * negatives))
-
-
 def contrast(model: Any, tokenizer: PreTrainedTokenizerBase, task: str, prompts: Sequence[Prompt], texts: Sequence[str]) -> float:
     """How well minus the contrastive reward of a token tells those of bad spans from the others: an area under the ROC curve."""
     scores: list[float] = []
     wanted: list[bool] = []
+    rule = ActionRule(len(tokenizer), tokenizer.eos_token_id, TOKENS[task])
     for i in range(0, len(texts), 32):
         some, asked = texts[i : i + 32], [world(task).prompt_text(prompt) for prompt in prompts[i : i + 32]]
         logs = []
         for template in CONTRASTIVE[task]:
             questions = [template.format(prompt=a, text=t) for a, t in zip(asked, some, strict=True)]
             rows = list(encoded(tokenizer, questions, some))
-            logs.append(log_probabilities(model, [ids for ids, *_ in rows], [first for _, first, _ in rows]))
+            before, said = (np.array(ids[:first]) for ids, first, _ in rows), (np.array(ids[first:]) for ids, first, _ in rows)
+            logs.append(token_log_probs(model, list(before), list(said), rule))
         for prompt, text, (*_, ends), better, worse in zip(prompts[i : i + 32], some, rows, *logs, strict=True):
             bad = [span for span in world(task).truth_spans(prompt, text) if span.reward < 0]
             starts = [0, *ends][: len(ends)]
             scores += (worse - better).tolist()
             wanted += [any(s.start < e and b < s.end for s in bad) for b, e in zip(starts, ends, strict=True)]
-    return area_under_roc(scores, wanted)
+    return area_under_curve(np.array(scores), np.array(wanted))
 
 
 def measure(models: Path, seed: int, count: int, wanted: set[str]) -> list[Measure]:

@@ -19,15 +19,17 @@ from textenv.embedded import networks, sampling
 from textenv.embedded.material import padded
 from textenv.embedded.recipes import Progress, rng_of
 from textenv.embedded.worlds import ANSWERS, DOCUMENTS, World, world
+from textenv.fitting.reward_model import dpo_loss
 from textenv.fitting.training import fit
 
-__all__ = ["TOKENS", "log_probabilities", "preferred", "ranked_pairs"]
+__all__ = ["TOKENS", "preferred", "ranked_pairs"]
 
 BETA = 0.1
 TOKENS = {"sentiment": 28, "detox": 28, "summarization": 32, "long_form": 64, "translation": 48}
 """How long the samples are: the budgets of the environments."""
 
 Pair = tuple[list[int], list[int], int]  # the better and the worse row of ids, and how many of them are the prompt's
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # the better rows, then the worse (B, L); first token of each text; lengths
 
 
 def ranked_pairs(
@@ -73,14 +75,6 @@ def _log_probability(model: Any, ids: torch.Tensor, begun: torch.Tensor, lengths
     return torch.zeros(len(ids)).index_add(0, rows, -nll)
 
 
-@torch.inference_mode()
-def log_probabilities(model: Any, rows: Sequence[Sequence[int]], begun: Sequence[int]) -> list[torch.Tensor]:
-    """For each row of ids the log-probabilities of its tokens from `begun` on."""
-    logits = model(padded(rows, 0), use_cache=False).logits[:, :-1].float()
-    logs = logits.log_softmax(-1).gather(-1, padded(rows, 0)[:, 1:, None])[..., 0]
-    return [log[first - 1 : len(row) - 1] for log, row, first in zip(logs, rows, begun, strict=True)]
-
-
 def preferred(
     tokenizer: PreTrainedTokenizerBase,
     seed: int,
@@ -99,22 +93,27 @@ def preferred(
     progress(f"{len(pairs)} pairs")
     model = copy.deepcopy(source)
 
-    def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    def batch_of(some: Sequence[Pair]) -> Batch:
+        both = [better for better, _, _ in some] + [worse for _, worse, _ in some]
+        begun = torch.tensor([n for *_, n in some] * 2)
+        return padded(both, tokenizer.pad_token_id or 0), begun, torch.tensor([len(row) for row in both])
+
+    pairs.sort(key=lambda pair: len(pair[0]))
+    with torch.no_grad():  # the reference is frozen: once for each pair
+        cut = [pairs[i : i + rows] for i in range(0, len(pairs), rows)]
+        reference = [pair for some in cut for pair in torch.stack(_log_probability(source, *batch_of(some)).chunk(2), 1)]
+
+    def batches() -> Iterator[tuple[Batch, torch.Tensor]]:
         while True:
-            pool = rng.sample(pairs, min(len(pairs), 16 * rows))
-            pool.sort(key=lambda pair: len(pair[0]))
+            pool = sorted(rng.sample(range(len(pairs)), min(len(pairs), 16 * rows)))  # by length
             cut = [pool[i : i + rows] for i in range(0, len(pool), rows)]
             rng.shuffle(cut)
-            for batch in cut:
-                both = [better for better, _, _ in batch] + [worse for _, worse, _ in batch]
-                begun = torch.tensor([n for *_, n in batch] * 2)
-                yield padded(both, tokenizer.pad_token_id or 0), begun, torch.tensor([len(row) for row in both])
+            for some in cut:
+                yield batch_of([pairs[i] for i in some]), torch.stack([reference[i] for i in some])
 
-    def loss(model: Any, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        with torch.no_grad():
-            reference = _log_probability(source, *batch)
-        better, worse = (_log_probability(model, *batch) - reference).chunk(2)
-        return -F.logsigmoid(BETA * (better - worse)).mean()
+    def loss(model: Any, batch: tuple[Batch, torch.Tensor]) -> torch.Tensor:
+        better, worse = _log_probability(model, *batch[0]).chunk(2)
+        return dpo_loss(better, worse, batch[1][:, 0], batch[1][:, 1], tau=BETA)
 
     fit(model, batches(), loss, steps=steps, learning_rate=learning_rate, warmup=0.1, progress=progress)
     return model

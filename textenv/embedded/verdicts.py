@@ -1,7 +1,8 @@
-"""What the judges of answers are trained on: `textenv/tiny-reward`, `textenv/tiny-aspects`, `textenv/tiny-principles`.
+"""What the judges of answers are trained on, `textenv/tiny-reward`, `tiny-aspects`, `tiny-critic-answers`, `tiny-principles`.
 
 Each reads rows of prompt and text and is told the truth at tokens of the text: at its end, and about what it was up to some
-points before (credit by differences of a reward model over prefixes, and payment while a text is written, rest on that).
+points before (credit by differences of a reward model over prefixes, and payment while a text is written, rest on that). The
+critic reads on, to the list of what is wrong.
 """
 
 from __future__ import annotations
@@ -10,19 +11,20 @@ import importlib
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from textenv.embedded import principles
 from textenv.embedded.answers import Answers
+from textenv.embedded.critique import critique_answer, critique_prompt
 from textenv.embedded.material import GENRE, Excerpts, batched, padded
 from textenv.embedded.worlds import World
 from textenv.episode import Prompt, Span
 
 __all__ = [
-    "LABELS", "Graded", "aspect_batches", "aspect_marks", "encoded", "excerpts_of", "principle_batches", "reward_batches",
-    "stacked", "token_marks",
+    "LABELS", "Judged", "aspect_marks", "encoded", "excerpts_of", "judged_batches", "principle_batches", "stacked", "token_marks",
 ]  # fmt: skip
 
 LABELS = ("supported", "relevant", "complete", "grammatical")
@@ -33,24 +35,28 @@ Mark = tuple[int, int, float]  # token of the text, label, target
 
 
 @dataclass(frozen=True)
-class Graded:
-    """Rows in groups that answer one prompt.
+class Judged:
+    """Rows of prompt, text and critique, in groups that answer one prompt; everything that is true of the texts.
 
     Attributes:
-        ids: (B, L) right-padded.
+        ids: (B, L) right-padded; the text of a row is followed by the header of its critique, the critique, and EOS.
+        critique: (B, L) bool, where a token is of the critique (EOS too).
         targets: (B, L) float, the quality of the text up to each token; -1 where none is told.
-        last: (B,) the index of each row's last token.
+        aspects: (B, L, labels) float, as of `aspect_marks`; -1 where a label is not judged.
+        marks: (B, L, 2) float, as of `token_marks`; -1 before the text and behind it.
+        last: (B,) the index of each text's last token.
         quality: (B,) float, of each whole text.
         group: (B,) which prompt.
-        marks: (B, L, 2) float, as of `token_marks`; -1 before the text and behind it.
     """
 
     ids: torch.Tensor
+    critique: torch.Tensor
     targets: torch.Tensor
+    aspects: torch.Tensor
+    marks: torch.Tensor
     last: torch.Tensor
     quality: torch.Tensor
     group: torch.Tensor
-    marks: torch.Tensor
 
 
 def encoded(
@@ -77,47 +83,6 @@ def stacked(rows: Sequence[Sequence[Sequence[float]]], length: int) -> torch.Ten
     """Rows of vectors as one tensor (B, length, ·), filled up with -1."""
     blank = [_NONE] * len(rows[0][0])
     return torch.tensor([[*row, *[blank] * (length - len(row))] for row in rows])
-
-
-def reward_batches(
-    tokenizer: PreTrainedTokenizerBase,
-    sources: Sequence[Answers],
-    rng: random.Random,
-    *,
-    groups: int = 8,
-    each: int = 4,
-    told: int = 3,
-) -> Iterator[Graded]:
-    """Rows of one task a batch, `each` answers to every prompt; the quality of `told` prefixes of every text."""
-    while True:
-        source = rng.choice(sources)
-        asked, prompts, group = list[str](), list[Prompt](), list[int]()
-        texts: list[str] = []
-        for number in range(groups):
-            drawn = source.draw(each)
-            texts += drawn.texts
-            asked += [source.world.prompt_text(drawn.prompt)] * len(drawn.texts)
-            prompts += [drawn.prompt] * len(drawn.texts)
-            group += [number] * len(drawn.texts)
-        rows, targets, quality, marks = [], [], [], []
-        for (ids, first, ends), prompt, text in zip(encoded(tokenizer, asked, texts), prompts, texts, strict=True):
-            quality.append(source.world.quality(prompt, text))
-            target = [_NONE] * len(ids)
-            for i in rng.sample(range(len(ends)), min(told, len(ends))):
-                target[first + i] = source.world.quality(prompt, text[: ends[i]])
-            target[-1] = quality[-1]
-            rows.append(ids)
-            targets.append(target)
-            marks.append([[_NONE] * 2] * first + token_marks(source.world, prompt, text, ends))
-        ids_ = padded(rows, tokenizer.pad_token_id or 0)
-        yield Graded(
-            ids_,
-            padded(targets, _NONE, torch.float),
-            torch.tensor([len(row) - 1 for row in rows]),
-            torch.tensor(quality),
-            torch.tensor(group),
-            stacked(marks, ids_.shape[1]),
-        )
 
 
 def aspect_marks(task: str, prompt: Prompt, text: str, ends: Sequence[int], told: Sequence[int] = ()) -> list[Mark]:
@@ -154,26 +119,82 @@ def aspect_marks(task: str, prompt: Prompt, text: str, ends: Sequence[int], told
     return marks
 
 
-def aspect_batches(
-    tokenizer: PreTrainedTokenizerBase, sources: Sequence[Answers], rng: random.Random, *, tokens: int = 2400, told: int = 1
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Rows (B, L), targets (B, L, labels), -1 where a label is not judged, and `token_marks` (B, L, 2)."""
+Row = tuple[list[int], int, list[float], list[list[float]], list[list[float]], int, float]
+
+
+def _row(tokenizer: PreTrainedTokenizerBase, source: World, prompt: Prompt, text: str, rng: random.Random, told: int) -> Row | None:
+    """One row of `Judged`, its critique as the index of its first token; None where the critic is not shown the text as it is."""
+    asked, question = source.prompt_text(prompt), critique_prompt(text, source.name, prompt)
+    if not question.startswith(f"{asked}{text}\n"):
+        return None
+    ids, first, ends = next(encoded(tokenizer, [asked], [text]))
+    shown = tokenizer(question).input_ids
+    critique = tokenizer(question + critique_answer(text, source.errors(prompt, text), source.name)).input_ids
+    if not ends or critique[: len(shown)] != shown or shown[: len(ids)] != ids:
+        return None
+    row, last = [*critique, tokenizer.eos_token_id], len(ids) - 1
+    targets, aspects = [_NONE] * len(row), [[_NONE] * len(LABELS) for _ in row]
+    marks = [[_NONE] * 2] * first + token_marks(source, prompt, text, ends) + [[_NONE] * 2] * (len(row) - len(ids))
+    cuts = rng.sample(range(len(ends)), min(told, len(ends)))
+    for i in cuts:
+        targets[first + i] = source.quality(prompt, text[: ends[i]])
+    targets[last] = quality = source.quality(prompt, text)
+    for token, label, value in aspect_marks(source.name, prompt, text, ends, cuts[:1]):
+        aspects[first + token][label] = value
+    return row, len(shown), targets, aspects, marks, last, quality
+
+
+def judged_batches(
+    tokenizer: PreTrainedTokenizerBase,
+    sources: Sequence[Answers],
+    rng: random.Random,
+    *,
+    weights: Sequence[float] | None = None,
+    tokens: int = 2400,
+    each: int = 3,
+    told: int = 3,
+    idle: float = 1.0,
+) -> Iterator[Judged]:
+    """Batches of about `tokens` tokens, `each` answers to every prompt; the quality of `told` prefixes of every text.
+
+    A causal judge reads nothing behind a token, so that the verdicts on a text stand in the row that its critic learns from.
+    To find out what is true of a text takes a third as long as to learn from it: half of the groups are met a second time.
+
+    Args:
+        weights: how often each source is drawn from (default: alike).
+        idle: the share that is kept of the texts in which nothing is wrong.
+    """
+    store: list[tuple[int, list[Any]]] = []
     while True:
-        drawn = [(source, *source.one()) for source in rng.choices(sources, k=24 * 24)]
-        asked = [source.world.prompt_text(prompt) for source, prompt, _ in drawn]
-        pool = []
-        for (source, prompt, text), (ids, first, ends) in zip(
-            drawn, encoded(tokenizer, asked, [text for *_, text in drawn]), strict=True
-        ):
-            target = [[_NONE] * len(LABELS) for _ in ids]
-            cuts = rng.sample(range(len(ends)), min(told, len(ends)))
-            for token, label, value in aspect_marks(source.world.name, prompt, text, ends, cuts):
-                target[first + token][label] = value
-            marks = [[_NONE] * 2] * first + token_marks(source.world, prompt, text, ends)
-            pool.append((len(ids), [ids, target, marks]))
-        for batch in batched(rng, tokens, pool):
-            rows = padded([row for row, *_ in batch], tokenizer.pad_token_id or 0)
-            yield rows, stacked([t for _, t, _ in batch], rows.shape[1]), stacked([m for *_, m in batch], rows.shape[1])
+        pool = rng.sample(store, min(96, len(store)))
+        for source in rng.choices(sources, weights, k=192 - len(pool)):
+            drawn = source.draw(each)
+            found = [_row(tokenizer, source.world, drawn.prompt, text.rstrip(), rng, told) for text in drawn.texts]
+            rows = [row for row in found if row is not None and (idle == 1 or any(m[0] > 0 for m in row[4]) or rng.random() < idle)]
+            if rows:
+                pool.append((max(len(ids) for ids, *_ in rows), rows))
+                store.append(pool[-1])
+        store = store[-2000:]
+        for groups in batched(rng, tokens // each, pool):
+            yield _judged([row for group in groups for row in group], groups, tokenizer.pad_token_id or 0)
+
+
+def _judged(rows: Sequence[Row], groups: Sequence[Sequence[Row]], pad: int) -> Judged:
+    ids, begun, targets, aspects, marks, last, quality = zip(*rows, strict=True)
+    filled = padded(ids, pad)
+    at = torch.arange(filled.shape[1])
+    critique = (at >= torch.tensor(begun)[:, None]) & (at < torch.tensor(list(map(len, ids)))[:, None])
+    length = filled.shape[1]
+    return Judged(
+        filled,
+        critique,
+        padded(targets, _NONE, torch.float),
+        stacked(aspects, length),
+        stacked(marks, length),
+        torch.tensor(last),
+        torch.tensor(quality),
+        torch.tensor([number for number, group in enumerate(groups) for _ in group]),
+    )
 
 
 def principle_batches(

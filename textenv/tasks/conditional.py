@@ -77,7 +77,7 @@ class ConditionalTask(Task):
         return SequenceClassifierScorer(name, label=("good", "LABEL_1"), output="logit", template=self.judged)
 
     def load_critic(self, source: Any) -> Critic:
-        return load_critic("textenv/tiny-critic-support" if source is None else source, self.critique)
+        return load_critic("textenv/tiny-critic-answers" if source is None else source, self.critique)
 
     @property
     def aspects(self) -> Mapping[str, Aspect]:

@@ -138,7 +138,7 @@ class Translation(ConditionalTask):
         return ReferenceScorer("chrf") if source is None else super().load_scorer(source)
 
     def load_critic(self, source: Any) -> Critic:
-        return load_critic("textenv/tiny-critic-translation" if source is None else source, self.critique)
+        return load_critic("textenv/tiny-critic-answers" if source is None else source, self.critique)
 
     def own_aspects(self) -> Mapping[str, Aspect]:
         """Grammar by token, language confidence and readability of the whole text."""
