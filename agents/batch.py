@@ -6,7 +6,7 @@ Metric names are the field's: Stable-Baselines3's `rollout/`, `time/`, `train/`,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -27,39 +27,71 @@ class TokenBatch(NamedTuple):
     """All tokens of the episodes one after the other: (N,) each."""
 
     episodes: Sequence[Episode]
-    log_probs: Tensor
+    log_probs: Tensor  # of what sampled: the denominator of the ratio
     values: Tensor
     advantages: Tensor
     returns: Tensor
     log_ratio: Tensor  # log π − log π_ref
+    ref_log_probs: Tensor
+    masks: Tensor | None = None  # (N, V / 8) bits: the tokens that could be sampled; None: all
 
     @property
     def kl(self) -> float:
         """KL to the reference per text, in nats: the sampled estimate Σ_t (log π − log π_ref)."""
         return float(self.log_ratio.sum()) / len(self.episodes)
 
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each text."""
+        return [len(episode) for episode in self.episodes]
+
     def select(self, rows: Sequence[int]) -> TokenBatch:
         """The episodes of these indices, in this order, with their tokens."""
-        starts = np.cumsum([0, *(len(episode) for episode in self.episodes)])
+        starts = np.cumsum([0, *self.lengths])
         where = torch.from_numpy(np.concatenate([np.arange(starts[i], starts[i + 1]) for i in rows])).to(self.values.device)
-        return TokenBatch([self.episodes[i] for i in rows], *(tensor[where] for tensor in self[1:]))
+        return TokenBatch(
+            [self.episodes[i] for i in rows],
+            log_probs=self.log_probs[where],
+            values=self.values[where],
+            advantages=self.advantages[where],
+            returns=self.returns[where],
+            log_ratio=self.log_ratio[where],
+            ref_log_probs=self.ref_log_probs[where],
+            masks=None if self.masks is None else self.masks[where.to(self.masks.device)],
+        )
 
 
 def log_rollout(
-    logger: Logger, env: gym.Env[Any, Any], batch: TokenBatch, kl_coef: float, timing: Timing, update_seconds: float
+    logger: Logger,
+    env: gym.Env[Any, Any],
+    batch: TokenBatch,
+    timing: Timing,
+    update_seconds: float,
+    *,
+    kl_coef: float,
+    penalty: float,
+    groups: Sequence[int] | None = None,
 ) -> None:
-    """What was sampled: credit, scores, KL, lengths, seconds, and a table of texts."""
+    """What was sampled: credit, scores, KL, lengths, seconds, and a table of texts.
+
+    Args:
+        kl_coef: β.
+        penalty: what the reward was lowered by for the KL, per text.
+        groups: the group of each episode, where texts of one prompt are compared.
+    """
     episodes, log = batch.episodes, logger.record
     credit = float(np.mean([e.rewards.sum() for e in episodes]))
     placed = np.concatenate([e.rewards for e in episodes])
     log("rollout/ep_rew_mean", credit)
     log("rollout/ep_len_mean", float(np.mean([len(e) for e in episodes])))
+    if groups is not None:
+        _log_groups(logger, episodes, groups)
     log("objective/scores", float(np.mean([e.score for e in episodes])))
     log("objective/kl", batch.kl)
     log("objective/kl_coef", kl_coef)
     log("objective/entropy", -float(batch.log_probs.sum()) / len(episodes))
-    log("objective/non_score_reward", -kl_coef * batch.kl)
-    log("objective/rlhf_reward", credit - kl_coef * batch.kl)
+    log("objective/non_score_reward", -penalty)
+    log("objective/rlhf_reward", credit - penalty)
     log("credit/nonzero_share", float((placed != 0).mean()))
     for name, value in env.get_wrapper_attr("credit_metrics")().items():
         log(name, value)
@@ -70,19 +102,37 @@ def log_rollout(
     log("rollout/texts", text_table(episodes), exclude=("stdout", "log", "json", "csv"))
 
 
+def _log_groups(logger: Logger, episodes: Sequence[Episode], groups: Sequence[int]) -> None:
+    """How far apart the scores of one prompt's texts are (names: TRL's GRPO)."""
+    scores: dict[int, list[float]] = {}
+    for episode, group in zip(episodes, groups, strict=True):
+        scores.setdefault(group, []).append(episode.score)
+    spread = [float(np.std(values, ddof=1)) for values in scores.values() if len(values) > 1]
+    logger.record("rollout/reward_std", float(np.mean(spread)) if spread else 0.0)
+    logger.record("rollout/frac_reward_zero_std", float(np.mean([len(set(values)) == 1 for values in scores.values()])))
+
+
 def log_train(
-    logger: Logger, batch: TokenBatch, history: Sequence[dict[str, float]], rate: float, clip: float, n_updates: int
+    logger: Logger, batch: TokenBatch, history: Sequence[dict[str, float]], settings: Mapping[str, float], *, value: bool = True
 ) -> None:
-    """What the updates did: means over minibatches of the statistics of `textenv.agents.ppo.ppo_loss`."""
+    """What the updates did: means over minibatches of the statistics of `textenv.agents.ppo.ppo_loss`.
+
+    Args:
+        settings: logged under `train/` as they are: learning_rate, clip_range, n_updates.
+        value: a value is learned.
+    """
     log = logger.record
-    for name in ("policy_gradient_loss", "value_loss", "entropy_loss", "approx_kl", "clip_fraction", "loss"):
-        log(f"train/{name}", float(np.mean([stats[name] for stats in history])))
-    log("val/ratio", float(np.mean([stats["ratio"] for stats in history])))
-    values, returns = batch.values.float().cpu().numpy(), batch.returns.float().cpu().numpy()
-    log("train/explained_variance", float(explained_variance(values, returns)))
-    log("train/learning_rate", rate)
-    log("train/clip_range", clip)
-    log("train/n_updates", n_updates)
+    mean = {name: float(np.mean([stats[name] for stats in history])) for name in history[0]}
+    log("val/ratio", mean.pop("ratio"))
+    log("clip_ratio/low_mean", mean.pop("clip_low"))
+    log("clip_ratio/high_mean", mean.pop("clip_high"))
+    if value:
+        values, returns = batch.values.float().cpu().numpy(), batch.returns.float().cpu().numpy()
+        log("train/explained_variance", float(explained_variance(values, returns)))
+    else:
+        mean.pop("value_loss")
+    for name, number in {**mean, **settings}.items():
+        log(f"train/{name}", number)
 
 
 def log_time(logger: Logger, iteration: int, num_timesteps: int, first: int, elapsed: float) -> None:

@@ -1,32 +1,36 @@
 """An agent on disk: a directory that any tool reads, without pickle.
 
     config.json, model.safetensors, tokenizer files   the policy, as `save_pretrained` writes it
+    adapter_config.json, adapter_model.safetensors    with LoRA, in place of the model; and base/, where its base has no name
     value_head.safetensors                            the value head
     optimizer.safetensors                             the optimizer's tensors
+    NAME.safetensors                                  further networks of the agent (a critic), without what they share
     reference/                                        the reference, where it has no name to load it by again
     agent.json                                        class, version, settings, counters, generators
 
-Nothing in it is run when it is loaded. It is written beside its place and renamed, so that a failure leaves the last
-checkpoint whole.
+Where the reference is the base of a LoRA policy, it is not written at all. Nothing in the directory is run when it is
+loaded. It is written beside its place and renamed, so that a failure leaves the last checkpoint whole.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 import textenv
+from textenv.agents import lora as adapters
 from textenv.agents.policy import LMPolicy
-from textenv.models import load_language_model, quiet_files
+from textenv.models import quiet_files
 from textenv.saving import atomic_directory
 
-__all__ = ["load_agent_file", "load_optimizer", "load_policy", "load_reference", "save_agent"]
+__all__ = ["load_agent_file", "load_networks", "load_optimizer", "load_policy", "load_reference", "save_agent"]
 
 AGENT_FILE = "agent.json"
 
@@ -40,6 +44,7 @@ def save_agent(
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
     state: dict[str, Any],
+    networks: Mapping[str, nn.Module] | None = None,
 ) -> None:
     """Write an agent.
 
@@ -47,19 +52,26 @@ def save_agent(
         path: the directory; what stands there is replaced, at once.
         kind: the class of the agent.
         state: settings and counters, JSON values.
+        networks: what else it learns, by name; weights that are the policy's own objects are not written again.
     """
     dtype = str(policy.model.dtype).removeprefix("torch.")
     head = {"agent": kind, "version": textenv.__version__, "temperature": policy.temperature, "dtype": dtype}
+    head["gradient_checkpointing"] = policy.gradient_checkpointing
+    shared = reference is not None and policy.adapted and reference.shares_base(policy)
+    if shared and reference is not None:
+        head["shared_reference"] = "adapter" if reference.adapted else "base"
     content = json.dumps({**head, **state}, indent=2)
     with atomic_directory(path) as scratch, quiet_files():
-        policy.model.save_pretrained(scratch)
-        if policy.tokenizer is not None:
-            policy.tokenizer.save_pretrained(scratch)
+        policy.write(scratch, Path(path))
         save_file({k: v.contiguous() for k, v in policy.value_head.state_dict().items()}, scratch / "value_head.safetensors")
         tensors = {f"{i}.{name}": value.contiguous() for i, name, value in _tensors(optimizer)}
         save_file({**tensors, "generator": generator.get_state()}, scratch / "optimizer.safetensors")
-        if reference is not None and reference.source is None:
-            reference.model.save_pretrained(scratch / "reference")
+        for name, network in (networks or {}).items():
+            save_file(_own(network, policy), scratch / f"{name}.safetensors")
+        if reference is not None and shared and reference.adapted:
+            adapters.save_adapter(reference.model, scratch / "reference", with_base=False)
+        elif reference is not None and not shared and reference.source is None:
+            (reference.merged() if reference.adapted else reference).model.save_pretrained(scratch / "reference")
         (scratch / AGENT_FILE).write_text(content, encoding="utf-8")
 
 
@@ -87,16 +99,24 @@ def load_policy(path: str | os.PathLike[str], **arguments: Any) -> LMPolicy:
     """The policy of a saved agent, with its value head. Arguments as for `LMPolicy`, device and dtype among them."""
     directory = Path(path)
     tokenizer = directory if any(directory.glob("tokenizer*")) else None
-    model = load_language_model(directory, dtype=arguments["dtype"], device=arguments["device"])
-    policy = LMPolicy(model, tokenizer, **arguments)
+    again = bool(_content(directory).get("gradient_checkpointing"))
+    model = adapters.open_model(directory, dtype=arguments["dtype"], device=arguments["device"])
+    policy = LMPolicy(model, tokenizer, **{"gradient_checkpointing": again, **arguments})
     policy.value_head.load_state_dict(load_file(directory / "value_head.safetensors", device=str(policy.device)))
     return policy
 
 
 def load_reference(path: str | os.PathLike[str], name: str | None, policy: LMPolicy, **arguments: Any) -> LMPolicy:
     """The frozen reference of a saved agent: by its name, or from the directory. Arguments as for `LMPolicy`."""
-    source = Path(path) / "reference" if name is None else name
-    model = load_language_model(source, dtype=policy.model.dtype, device=policy.device)
+    kept = Path(path) / "reference"
+    shared = _content(path).get("shared_reference")
+    if shared == "base":
+        return policy.base()
+    if shared == "adapter":
+        copied = policy.copy()
+        adapters.load_adapter(copied.model, kept)
+        return copied.requires_grad_(False).eval()
+    model = adapters.open_model(kept if name is None else name, dtype=policy.model.dtype, device=policy.device)
     reference = LMPolicy(model, policy.tokenizer, **arguments)
     reference.source = name
     return reference.requires_grad_(False).eval()
@@ -112,6 +132,34 @@ def load_optimizer(path: str | os.PathLike[str], optimizer: torch.optim.Optimize
         index, _, key = name.partition(".")
         content["state"].setdefault(int(index), {})[key] = value
     optimizer.load_state_dict(content)
+
+
+def load_networks(path: str | os.PathLike[str], networks: Mapping[str, nn.Module], policy: LMPolicy) -> None:
+    """Put saved weights into further networks of an agent, made as they were when it was saved.
+
+    Raises:
+        ValueError: weights of other networks.
+    """
+    for name, network in networks.items():
+        file = Path(path) / f"{name}.safetensors"
+        found, own = load_file(file), _own(network, policy)
+        if {k: v.shape for k, v in found.items()} != {k: v.shape for k, v in own.items()}:
+            odd = sorted(found.keys() ^ own.keys())[:3]
+            raise ValueError(f"{file} holds other weights than the agent's {name} has: {odd or 'of other shapes'}")
+        with torch.no_grad():
+            for key, value in own.items():
+                value.copy_(found[key])
+
+
+def _own(network: nn.Module, policy: LMPolicy) -> dict[str, Tensor]:
+    """The weights of a network that are not the policy's own objects."""
+    theirs = set(map(id, policy.parameters()))
+    return {name: p.detach() for name, p in network.named_parameters() if id(p) not in theirs}
+
+
+def _content(path: str | os.PathLike[str]) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((Path(path) / AGENT_FILE).read_text(encoding="utf-8"))
+    return content
 
 
 def _tensors(optimizer: torch.optim.Optimizer) -> list[tuple[int, str, Tensor]]:

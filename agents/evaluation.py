@@ -6,20 +6,27 @@ verdict may come from a judge that did not give the reward; perplexity comes fro
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from textenv.agents.policy import LMPolicy
 from textenv.agents.rollout import Policy, rollout
-from textenv.episode import Episode
+from textenv.agents.stepping import SteppedPolicy
+from textenv.agents.text_actions import TextPolicy
+from textenv.episode import Episode, Prompt
+from textenv.generation import ActionRule
 from textenv.metrics import length_metrics, perplexity
 from textenv.task import Scorer, Task, check_scores
 
-__all__ = ["Evaluation", "as_policy", "evaluate"]
+__all__ = ["Evaluation", "as_language_model", "as_policy", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,8 @@ def evaluate(
     """Judge the texts of a policy.
 
     Args:
-        policy: an agent of this library, an `LMPolicy`, or what one is made from (a name, a directory, a model).
+        policy: who writes (`as_policy`): a Hugging Face model, its name or directory; an agent or a decoder of this library; a
+            Stable-Baselines3 model, or whatever predicts actions; a function from a prompt's text to a response.
         env: a text environment; the first n of its prompts are continued (make it with split="test").
         n: number of prompts; default: all.
         k: texts a prompt.
@@ -60,6 +68,7 @@ def evaluate(
 
     Raises:
         ValueError: fewer than n prompts; k below 1.
+        TypeError: nothing that writes texts.
     """
     task: Task = env.get_wrapper_attr("task")
     n = len(task.prompts) if n is None else n
@@ -68,10 +77,13 @@ def evaluate(
     if k < 1 or (deterministic and k > 1):
         raise ValueError(f"k must be at least 1, and 1 for greedy texts, got k={k}, deterministic={deterministic}")
     prompts = [prompt for prompt in task.prompts[:n] for _ in range(k)]
+    writer = as_policy(policy, env)
+    if getattr(writer, "reads_prompts", False):
+        writer = _Shown(writer, prompts)
     # The verdict alone is asked for: the bare environment has no critic to wait for.
     episodes = rollout(
         env.unwrapped,
-        as_policy(policy),
+        writer,
         n * k,
         torch.Generator().manual_seed(seed),
         prompts=prompts,
@@ -92,10 +104,70 @@ def _judged(episodes: Sequence[Episode], judge: Scorer) -> list[Episode]:
     return [replace(episode, score=score) for episode, score in zip(episodes, scores, strict=True)]
 
 
-def as_policy(policy: Any) -> Policy:
-    """Whatever can write texts for prompts."""
-    inner = getattr(policy, "policy", policy)
-    if callable(getattr(inner, "generate", None)) and hasattr(inner, "evaluate"):
-        found: Policy = inner
-        return found
-    return LMPolicy(policy)
+def as_policy(policy: Any, env: gym.Env[Any, Any] | None = None) -> Policy:
+    """Whoever can write texts for prompts, as a `Policy`.
+
+    1. an agent of this library: its policy; an `LMPolicy`, a decoder, or an object with their `generate`: as it is;
+    2. a transformers (or peft) language model, a name or a directory: an `LMPolicy`;
+    3. an object with `predict(observation, ...)`, Stable-Baselines3's say: `SteppedPolicy`, which acts in `env`;
+    4. a function, prompt text → response text: `TextPolicy`. Its texts are cut into the tokens of `env`; one that is too long
+       is cut there, and ends with finish_reason "length".
+
+    Args:
+        policy: one of these.
+        env: where it acts; the last two cannot do without.
+
+    Raises:
+        TypeError: none of these, or no environment where one is needed.
+    """
+    model = hasattr(policy, "get_input_embeddings") and not isinstance(policy, type)
+    if model or isinstance(policy, (str, os.PathLike)):
+        return LMPolicy(policy)
+    kind, steps = type(policy).__name__, callable(getattr(policy, "predict", None))
+    inner: Any = getattr(policy, "policy", None)
+    if _writes(policy):
+        own: Policy = policy
+        return own
+    if isinstance(inner, LMPolicy) or (_writes(inner) and not steps):
+        held: Policy = inner
+        return held
+    if isinstance(policy, type) or not (steps or callable(policy)):
+        raise TypeError(
+            f"{policy!r:.80} ({kind}) writes no texts; give a language model or its name, an agent or a decoder of this library, "
+            "a Stable-Baselines3 model, or a function from a prompt's text to a response"
+        )
+    if env is None:
+        raise TypeError(f"a policy of type {kind} acts in an environment: as_policy(policy, env)")
+    return SteppedPolicy(policy, env) if steps else TextPolicy(policy, env)
+
+
+def as_language_model(policy: Any, env: gym.Env[Any, Any] | None = None) -> LMPolicy:
+    """The `LMPolicy` of whoever has one, fitted to the environment: for decoders that read probabilities.
+
+    Raises:
+        TypeError: it has none.
+        ValueError: policy and environment disagree about their tokens.
+    """
+    found = as_policy(policy, env)
+    if not isinstance(found, LMPolicy):
+        raise TypeError(f"{type(policy).__name__} tells no probabilities of tokens; give a language model, or an agent with one")
+    if env is not None:
+        found.fit_to(env)
+    return found
+
+
+def _writes(writer: Any) -> bool:
+    return callable(getattr(writer, "generate", None)) and not isinstance(writer, type)
+
+
+class _Shown:
+    """A policy that is shown these prompts, where ids alone are asked for."""
+
+    def __init__(self, writer: Any, prompts: Sequence[Prompt]) -> None:
+        self.writer, self.prompts = writer, prompts
+
+    def generate(
+        self, prompts: Sequence[NDArray[np.int64]], rule: ActionRule, uniforms: Tensor | None, /, *, top_k: int, top_p: float
+    ) -> list[NDArray[np.int64]]:
+        texts: list[NDArray[np.int64]] = self.writer.generate(self.prompts, rule, uniforms, top_k=top_k, top_p=top_p)
+        return texts

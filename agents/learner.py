@@ -22,7 +22,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from textenv.agents.batch import log_time
-from textenv.agents.checkpoint import load_agent_file, load_optimizer, load_policy, load_reference, save_agent
+from textenv.agents.checkpoint import load_agent_file, load_networks, load_optimizer, load_policy, load_reference, save_agent
 from textenv.agents.policy import Evaluated, LMPolicy
 from textenv.agents.running import make_logger, prepare_callback
 from textenv.episode import Episode
@@ -67,18 +67,18 @@ class Learner:
     """The part of a learner that does not depend on what it learns by.
 
     A subclass names in `settings_names` the arguments of its constructor that a checkpoint holds (attributes of the same name;
-    functions are left out), makes `self.optimizer`, and may extend `_state` and `_restore`.
+    functions are left out), makes `self.optimizer`, and may extend `_state`, `_restore` and `_networks`.
 
     Args:
         policy: an `LMPolicy`, or what one is made from: "textenv/tiny", a directory, a hub name, a transformers model.
         env: a text environment, rewards and all; None for a learner of data, which then passes `rule`.
         rule: what a text may hold; default: the environment's.
         reference: the frozen policy to stay near; True: a copy of the policy as it is now; None: none.
-        temperature, device: of a policy that is made here.
+        temperature, device, lora, gradient_checkpointing: of a policy that is made here (as for `LMPolicy`).
         seed: of prompts, sampling and minibatches. The global generators are left alone.
 
     Raises:
-        ValueError: policy and environment disagree about their tokens.
+        ValueError: policy and environment disagree about their tokens; `lora` or `gradient_checkpointing` for an `LMPolicy`.
     """
 
     settings_names: ClassVar[tuple[str, ...]] = ("tensorboard_log", "verbose")
@@ -96,8 +96,16 @@ class Learner:
         seed: int | None = None,
         device: str | torch.device = "auto",
         verbose: int = 0,
+        lora: Any = None,
+        gradient_checkpointing: bool = False,
     ) -> None:
-        self.policy = policy if isinstance(policy, LMPolicy) else LMPolicy(policy, temperature=temperature, device=device)
+        if isinstance(policy, LMPolicy) and (lora is not None or gradient_checkpointing):
+            raise ValueError(
+                f"lora={lora!r} and gradient_checkpointing={gradient_checkpointing} are for a policy that is made here; "
+                "give them to the LMPolicy"
+            )
+        model: dict[str, Any] = {"lora": lora, "gradient_checkpointing": gradient_checkpointing}
+        self.policy = policy if isinstance(policy, LMPolicy) else LMPolicy(policy, temperature=temperature, device=device, **model)
         if env is not None:
             self.policy.fit_to(env)
             rule = env.get_wrapper_attr("action_rule") if rule is None else rule
@@ -188,7 +196,7 @@ class Learner:
             self.reference.source = None  # what it was read from is about to be replaced
         save_agent(
             path, kind=type(self).__name__, policy=self.policy, reference=self.reference, optimizer=self.optimizer,
-            generator=self.generator, state=self._state(),
+            generator=self.generator, state=self._state(), networks=self._networks(),
         )  # fmt: skip
 
     @classmethod
@@ -206,6 +214,8 @@ class Learner:
             kept = load_reference(path, state["reference"], policy, temperature=state["temperature"], device=device)
             settings = {"reference": kept, **settings}
         agent = cls(policy, env, **{**state["settings"], **settings})
+        kept_networks = {name: network for name, network in agent._networks().items() if name in state.get("networks", ())}
+        load_networks(path, kept_networks, policy)
         load_optimizer(path, agent.optimizer, agent.generator)
         agent._restore(state)
         return agent
@@ -216,12 +226,17 @@ class Learner:
         state = {
             "settings": {name: value for name, value in settings.items() if not callable(value)},
             "counters": {"num_timesteps": self.num_timesteps, "n_updates": self.n_updates, "iteration": self.iteration},
+            "networks": sorted(self._networks()),
             "has_reference": self.reference is not None,
             "reference": None if self.reference is None else self.reference.source,
         }
         if self.env is not None:
             state["env_generator"] = self.env.unwrapped.np_random.bit_generator.state
         return state
+
+    def _networks(self) -> dict[str, torch.nn.Module]:
+        """What is learned or kept beside policy and reference, by name: a checkpoint holds their weights."""
+        return {}
 
     def _restore(self, state: dict[str, Any]) -> None:
         """Counters and generators, from what `_state` gave."""

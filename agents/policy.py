@@ -11,6 +11,8 @@ log-probability, value and (on demand) entropy of every token of finished texts,
    what they do beside one linear head (soft caps, scaling, a bias) is in every log-probability.
 3. The value head is one linear layer on the last hidden state (TRL's), kept outside the transformers model, and begins
    at zero, so that the first advantages are the returns. Dropout is off: the ratio of the first update is 1.
+4. With LoRA (`textenv.agents.lora`) the adapter and the value head are trained alone, and copies of a policy share its
+   frozen base: the reference of a policy that has not learned yet is the base with the adapter off, bit for bit.
 """
 
 from __future__ import annotations
@@ -19,17 +21,22 @@ import contextlib
 import copy
 import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
+from textenv.agents import lora as adapters
+from textenv.agents.recompute import recompute_blocks
 from textenv.generation import ActionRule, generate, greedy, sample
 from textenv.layouts import Layout, Positions, layout_of
-from textenv.models import load_language_model
+from textenv.models import quiet_files
+from textenv.saving import atomic_directory
 from textenv.tokenization import load_tokenizer
 
 __all__ = ["Evaluated", "LMPolicy"]
@@ -48,13 +55,26 @@ class Evaluated(NamedTuple):
 class LMPolicy(nn.Module):
     """A language model that acts in a text environment: a decoder (GPT-2, Llama) or an encoder–decoder (T5, BART, mT5).
 
+    >>> from textenv.agents import LMPolicy
+    >>> policy = LMPolicy("textenv/tiny", lora=4)
+    >>> sum(p.numel() for p in policy.parameters() if p.requires_grad) < sum(p.numel() for p in policy.parameters()) / 10
+    True
+
     Args:
-        model: "textenv/tiny", a directory, a hub name, or a transformers model (used as it is, not copied).
+        model: "textenv/tiny", a directory (of an adapter too), a hub name, or a transformers model (used as it is, not copied).
         tokenizer: default: the model's own; a model object may go without (its ids are then taken on trust).
         temperature: of sampling, and so of every log-probability.
         dtype: of the weights.
         autocast: compute in this dtype on CUDA (weights stay as they are); None: bfloat16 where the device has it.
         device: "auto", "cpu", "cuda", ...
+        lora: train a low-rank adapter in place of the model: its rank (8, say), a dict of `peft.LoraConfig`'s arguments, or
+            a `LoraConfig`. It is put into the model, whose own weights are frozen.
+        gradient_checkpointing: keep only what enters each block, and compute the rest again for the gradients: less memory,
+            about a third more time, the same numbers.
+
+    Raises:
+        ImportError: `lora` without PEFT.
+        ValueError: a temperature of 0; a bad `lora`; a model without blocks to compute again.
     """
 
     def __init__(
@@ -66,6 +86,8 @@ class LMPolicy(nn.Module):
         dtype: torch.dtype = torch.float32,
         autocast: torch.dtype | None = None,
         device: str | torch.device = "auto",
+        lora: Any = None,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         if temperature <= 0:
@@ -74,10 +96,20 @@ class LMPolicy(nn.Module):
         self.source = os.fspath(model) if named else None
         self.tokenizer: Any = None
         if named or tokenizer is not None:
-            self.tokenizer = load_tokenizer(model if tokenizer is None else tokenizer)
-        self.model = load_language_model(model, dtype=dtype, device=device)
+            self.tokenizer = load_tokenizer(adapters.tokenizer_source(model) if tokenizer is None else tokenizer)
+        self.model = adapters.open_model(model, dtype=dtype, device=device)
+        if lora is not None:
+            adapters.add_adapter(self.model, lora)
+            adapters.adapter_of(self.model).base_model_name_or_path = self.source
+        elif self.adapted:
+            adapters.train_adapter_alone(self.model)
+        self._frozen_base = self.adapted
+        self.gradient_checkpointing = gradient_checkpointing
+        if gradient_checkpointing:
+            recompute_blocks(self.model)
         self.temperature = temperature
-        self.value_head = nn.Linear(self.layout.head.weight.shape[1], 1, device=self.device)
+        width = self.layout.head.weight.shape[1]
+        self.value_head: nn.Linear = skip_init(nn.Linear, width, 1, device=self.device)  # the global generator is left alone
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
         bf16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
@@ -97,7 +129,17 @@ class LMPolicy(nn.Module):
     @property
     def vocabulary(self) -> int:
         """Number of ids that the model has logits for."""
-        return int(self.model.get_input_embeddings().num_embeddings)
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
+    @property
+    def adapted(self) -> bool:
+        """Whether the model has an adapter (LoRA)."""
+        return adapters.adapter_of(self.model) is not None
+
+    def shares_base(self, other: LMPolicy) -> bool:
+        """Whether both hold the same weights under their adapters, not equal ones."""
+        mine, theirs = ({id(p) for p in policy.model.parameters()} for policy in (self, other))
+        return bool(mine & theirs)
 
     def fit_to(self, env: gym.Env[Any, Any]) -> None:
         """Check that the policy and a text environment speak of the same tokens; a policy without a tokenizer takes its.
@@ -118,9 +160,72 @@ class LMPolicy(nn.Module):
         self.layout.check(len(longest), rule.max_new_tokens)
         self.tokenizer = theirs if own is None else own
 
+    def copy(self) -> LMPolicy:
+        """A policy that learns by itself; with LoRA, by an adapter of its own on the same frozen base."""
+        if self.adapted:
+            return adapters.sharing_copy(self, self.model)
+        copied = copy.deepcopy(self)
+        copied._frozen_base = False
+        return copied
+
     def frozen_copy(self) -> LMPolicy:
-        """A copy that takes no gradients: the reference."""
-        return copy.deepcopy(self).requires_grad_(False).eval()
+        """The policy as it is now, without gradients: the reference.
+
+        With LoRA it shares the base, and is the base itself where the adapter has not learned anything yet.
+        """
+        copied = self.copy()
+        if self.adapted and adapters.untouched(self.model):
+            adapters.remove_adapter(copied.model)
+        return copied.requires_grad_(False).eval()
+
+    def base(self) -> LMPolicy:
+        """The policy with its adapter off, without gradients; it shares the weights.
+
+        Raises:
+            ValueError: there is no adapter.
+        """
+        self._needs_adapter("base")
+        copied = self.copy()
+        adapters.remove_adapter(copied.model)
+        return copied.requires_grad_(False).eval()
+
+    def merged(self) -> LMPolicy:
+        """A policy of its own with the adapter folded into the weights; `save_pretrained` writes it as a plain model.
+
+        Raises:
+            ValueError: there is no adapter.
+        """
+        self._needs_adapter("merged")
+        copied = copy.deepcopy(self)
+        adapters.merge_adapter(copied.model)
+        copied.source, copied._frozen_base = None, False
+        return copied.requires_grad_(True).eval()
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """As torch has it, but the base of a LoRA policy stays frozen: other policies may hold it too."""
+        super().requires_grad_(requires_grad)
+        if self._frozen_base:
+            adapters.freeze_base(self.model)
+        return self
+
+    def _needs_adapter(self, method: str) -> None:
+        if not self.adapted:
+            raise ValueError(f"{method}() is about LoRA, and this policy has no adapter: LMPolicy(model, lora=8) puts one in")
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
+        """Write model (or adapter) and tokenizer, whole or not at all: a directory that any tool reads."""
+        with atomic_directory(path) as scratch, quiet_files():
+            self.write(scratch, Path(path))
+
+    def write(self, directory: Path, target: Path) -> None:
+        """Write model (or adapter) and tokenizer into a directory that will stand at `target` in the end."""
+        if self.adapted:
+            adapters.save_adapter(self.model, directory, target)
+        else:
+            self.model.save_pretrained(directory)
+        for place in (directory, directory / adapters.BASE):
+            if self.tokenizer is not None and place.is_dir():
+                self.tokenizer.save_pretrained(place)
 
     def generate(
         self,
@@ -182,7 +287,7 @@ class LMPolicy(nn.Module):
         # What is said so far, and a token that nothing depends on: the state before it is read.
         texts = [np.append(row[row >= 0], 0) for row in rows[:, begin:]]
         prompts = [row[row >= 0] for row in rows[:, :begin]]
-        _, logits, batch = self._forward(prompts, texts, rule, last=True)
+        _, logits, batch = self.distributions(prompts, texts, rule, last=True)
         return (greedy(logits, batch.rows, 0) if uniforms is None else sample(logits, uniforms.to(logits.device))).cpu().numpy()
 
     def evaluate(self, prompts: Sequence[Ids], texts: Sequence[Ids], rule: ActionRule, *, entropy: bool = False) -> Evaluated:
@@ -195,7 +300,7 @@ class LMPolicy(nn.Module):
             texts: B arrays (T_b,).
             entropy: compute the entropy of each distribution too, over the whole vocabulary.
         """
-        hidden, logits, batch = self._forward(prompts, texts, rule)
+        hidden, logits, batch = self.distributions(prompts, texts, rule)
         normaliser = logits.logsumexp(-1)
         log_probs = logits.gather(1, batch.actions[:, None]).squeeze(1) - normaliser  # (N,)
         values = self.value_head(hidden.float()).squeeze(1)  # (N,)
@@ -205,10 +310,13 @@ class LMPolicy(nn.Module):
         # 0 · log 0 = 0, for the ids that the rule forbids
         return Evaluated(log_probs, values, -(log_p.exp() * log_p.masked_fill(log_p == float("-inf"), 0.0)).sum(-1))
 
-    def _forward(
+    def distributions(
         self, prompts: Sequence[Ids], texts: Sequence[Ids], rule: ActionRule, *, last: bool = False
     ) -> tuple[Tensor, Tensor, Positions]:
-        """Hidden states (N, H), logits (N, V) under the rule, and positions, of all tokens or of each text's last."""
+        """Hidden states (N, H), logits (N, V) under the rule, and positions, of all tokens or of each text's last.
+
+        The logits of one forward pass stand in memory at once: N · V numbers. Give it few texts at a time.
+        """
         layout = self.layout
         batch = layout.positions(layout.prompts(prompts, rule.prompt_end), texts)
         batch = batch.last() if last else batch

@@ -56,7 +56,7 @@ def select_aspects(
     task: Task = env.get_wrapper_attr("task")
     chosen = pick_aspects(task.aspects, list(task.aspects) if aspects is None else aspects)
     prompts = [task.prompts[i % len(task.prompts)] for i in range(n)]
-    writer, generator = as_policy(policy), torch.Generator().manual_seed(seed)
+    writer, generator = as_policy(policy, env), torch.Generator().manual_seed(seed)
     sets: list[list[Episode]] = []
     for deterministic in (True, False):
         episodes: list[Episode] = []

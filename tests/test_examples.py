@@ -9,15 +9,31 @@ import pytest
 from tests.repository import ROOT
 
 SHORT = {
+    "api_agent.py": ["--texts", "1", "--prompts", "2"],
     "count_letter.py": ["--rounds", "1"],
+    "custom_agent.py": ["--steps", "2"],
     "detox_demo.py": ["--total-timesteps", "1792", "--prompts", "2"],
     "sb3_token_rewards.py": ["--total-timesteps", "1024"],
     "server_critic.py": ["--total-timesteps", "3584"],
 }
 
 
-def test_every_example_is_run_here() -> None:
-    assert {path.name for path in (ROOT / "examples").glob("*.py")} == set(SHORT)
+ELSEWHERE = {  # what they print is looked at, too
+    "lora.py": "test_examples_models.py",
+    "encoder_decoder.py": "test_examples_models.py",
+    "sb3_ppo.py": "agents/test_examples_elsewhere.py",
+    "maskable_ppo.py": "agents/test_examples_elsewhere.py",
+    "cleanrl_loop.py": "agents/test_examples_elsewhere.py",
+    "torchrl_env.py": "agents/test_examples_elsewhere.py",
+    "rest_translation.py": "agents/test_rest_example.py",
+    "treg_preferences.py": "agents/test_preference.py",
+}
+
+
+def test_every_example_is_run_here_or_where_its_output_is_looked_at() -> None:
+    assert {path.name for path in (ROOT / "examples").glob("*.py")} == {*SHORT, *ELSEWHERE}
+    for name, file in ELSEWHERE.items():
+        assert name in (ROOT / "tests" / file).read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

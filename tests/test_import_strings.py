@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from textenv.episode import Prompt
 from textenv.import_strings import load_object
 from textenv.segments import sentences
 
@@ -57,3 +58,21 @@ def test_what_the_module_itself_lacks_is_its_own_error(here: Path) -> None:
     (here / "my_broken.py").write_text("import surely_not_installed\n")
     with pytest.raises(ModuleNotFoundError, match="surely_not_installed"):
         load_object("my_broken:x")
+
+
+def test_a_scorer_may_be_named_by_an_import_string_of_a_function_or_a_class(here: Path) -> None:
+    (here / "my_scorers.py").write_text(
+        "def length(episodes):\n    return [float(len(e.text)) for e in episodes]\n\n\n"
+        "class Halved:\n    def __call__(self, episodes):\n        return [len(e.text) / 2 for e in episodes]\n\n\nnumber = 3\n"
+    )
+    import gymnasium as gym
+
+    import textenv  # noqa: F401 - its ids
+
+    for name, wanted in (("length", 2.0), ("Halved", 1.0)):
+        env = gym.make("textenv/CountLetter-v0", scorer=f"my_scorers:{name}")
+        written = [97, 98, env.get_wrapper_attr("action_rule").eos_token_id]
+        (episode,) = env.get_wrapper_attr("credit")([env.get_wrapper_attr("episode")(Prompt("a"), written)])
+        assert episode.score == wanted
+    with pytest.raises(TypeError, match="scorer='my_scorers:number' is a int; it should name a function of episodes"):
+        gym.make("textenv/CountLetter-v0", scorer="my_scorers:number")

@@ -12,6 +12,7 @@ _root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if os.path.isfile(os.path.join(_root, "pyproject.toml")):  # a source checkout: wrappers/ and agents/ stand beside us
     __path__.append(_root)
 
+from textenv.actions import TopKActions
 from textenv.aspects import Aspect
 from textenv.critics import CritiqueFormat, LanguageModelCritic, LexiconCritic, Section, ServerCritic, WordScores
 from textenv.data.prompts import load_prompts
@@ -23,6 +24,7 @@ from textenv.registration import ENVIRONMENTS, REWARDS, register_all
 from textenv.reward import NotApplicable, RewardWrapper
 from textenv.task import Critic, RewardDefaults, Scorer, Task
 from textenv.tokenization import load_tokenizer
+from textenv.vector import TextVectorEnv
 
 register_all()
 
@@ -47,6 +49,8 @@ __all__ = [
     "Span",
     "Task",
     "TextEnv",
+    "TextVectorEnv",
+    "TopKActions",
     "WordScores",
     "__version__",
     "load_prompts",

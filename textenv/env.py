@@ -236,6 +236,12 @@ class TextEnv(gym.Env[Observation, np.int64]):
             out.append(replace(episode, score=scores.get(i, float("nan")), rewards=rewards))
         return out
 
+    def action_masks(self) -> NDArray[np.bool_]:
+        """(V,) which tokens may come next: EOS not before `min_new_tokens`. sb3-contrib's `MaskablePPO` asks by this name."""
+        masks = np.ones(self.action_rule.vocabulary, np.bool_)
+        masks[self.action_rule.eos_token_id] = len(self._tokens) >= self.action_rule.min_new_tokens
+        return masks
+
     def credit_metrics(self) -> dict[str, float]:
         """Counters of the reward stack since the last call, for loggers; the environment itself has none."""
         return {}

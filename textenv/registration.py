@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import gymnasium as gym
-import torch
+from gymnasium.vector import AutoresetMode
 
 from textenv.data.prompts import load_prompts
 from textenv.env import TextEnv
 from textenv.import_strings import load_object
-from textenv.reward import check_pay_every
+from textenv.models import refuse_model
+from textenv.reward import check_pay_every, check_score_taken_once
 from textenv.shared import unwrap
 from textenv.tokenization import load_tokenizer
+from textenv.vector import TextVectorEnv
 
-__all__ = ["ENVIRONMENTS", "REWARDS", "make", "register_all"]
+__all__ = ["ENVIRONMENTS", "REWARDS", "make", "make_vec", "register_all"]
 
 Wrap = Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]
 Reward = str | Wrap | tuple[str | Callable[..., gym.Env[Any, Any]], dict[str, Any]]
+
+_IMPORT_STRING = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 REWARDS: dict[str, str | None] = {
     "sparse": None,
@@ -80,7 +85,10 @@ def register_all() -> None:
     """Register every id with Gymnasium (importing `textenv` does it)."""
     for name, defaults in ENVIRONMENTS.items():
         if name not in gym.registry:
-            gym.register(name, entry_point="textenv.registration:make", kwargs=dict(defaults))
+            gym.register(
+                name, entry_point="textenv.registration:make", vector_entry_point="textenv.registration:make_vec",
+                kwargs=dict(defaults),
+            )  # fmt: skip
 
 
 def make(
@@ -112,7 +120,8 @@ def make(
         max_prompt_tokens, max_new_tokens: budgets, in tokens.
         min_new_tokens: policies do not sample EOS before; "max": every text uses its budget.
         reward: a name (`REWARDS`), an import string "my_module:MyReward" of a reward wrapper or of a function of an episode
-            (`RewardFromFunction`), a callable env → env, a pair (one of these, arguments), or a list, innermost first.
+            (`RewardFromFunction`) or of an environment, a callable env → env, a pair (one of these, arguments), or a list,
+            innermost first, in which one reward at most takes the score from the last token.
         payment: when `step` pays a dense reward: "online" while the text is written, "end" on its last step.
         pay_every: how often a critic reads the text so far: at "segment" ends, each "token", or each so many tokens.
         prompts: path (.txt, .jsonl, .csv, .parquet; .gz), list of strings or `Prompt`s, or `datasets.Dataset`;
@@ -120,7 +129,8 @@ def make(
         columns: where the fields of a prompt stand in the file, {"text": "prompt.text"}.
         split: "train", "test" or "all". Default: "train" of the embedded prompts, all of one's own. The test split of
             one's own prompts is their last eighth, at most 500.
-        scorer, critic: a callable, a directory or hub name, "lexicon:FILE" or the URL of a server (critic); default: embedded.
+        scorer, critic: a callable, a directory or hub name, "lexicon:FILE" or the URL of a server (critic), an import string
+            "my_module:my_scorer" of a callable or of a class to be called without arguments (scorer); default: embedded.
         on_long_prompt: "truncate" (left end, one warning) or "error".
         chat, system: render prompts with the tokenizer's chat template, with this system message.
         render_mode: None or "ansi".
@@ -131,16 +141,11 @@ def make(
     """
     arguments = unwrap({"tokenizer": tokenizer, "reward": reward, "prompts": prompts, "columns": columns, "scorer": scorer,
                         "critic": critic, **task_arguments})  # fmt: skip
+    arguments["scorer"] = _scorer(arguments["scorer"])
     reward, critic, prompts = arguments.pop("reward"), arguments.pop("critic"), arguments.pop("prompts")
-    if payment not in ("online", "end"):
-        raise ValueError(f'payment must be "online" or "end", got {payment!r}')
-    check_pay_every(pay_every)
-    for name, given, way_out in (
-        ("scorer", arguments["scorer"], "SequenceClassifierScorer(model, tokenizer=..., label=...)"),
-        ("critic", critic, "LanguageModelCritic(model, form, tokenizer=...)"),
-    ):
-        if isinstance(given, torch.nn.Module):
-            raise TypeError(f"{name}= got a model ({type(given).__name__}); say how it is to be asked: {name}={way_out}")
+    _check_payment(payment, pay_every)
+    refuse_model("scorer", arguments["scorer"])
+    refuse_model("critic", critic)
     rewards = _rewards(reward, critic)
     env: gym.Env[Any, Any] = TextEnv(
         _task(task, prompts, arguments.pop("columns"), split, max_new_tokens, tokenizer_free(arguments)),
@@ -155,9 +160,56 @@ def make(
     )
     for wrap in rewards:
         env = wrap(env)
+        if not isinstance(env, gym.Env):
+            raise TypeError(f"reward={reward!r}: a callable env -> env returned {env!r}; see RewardFromFunction for others")
+    check_score_taken_once(env)
     if rewards and payment == "online":
         env = _load("textenv.wrappers.online:OnlineReward")(env, pay_every=pay_every)
     return env
+
+
+def make_vec(
+    *,
+    num_envs: int = 1,
+    autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+    payment: Literal["online", "end"] = "online",
+    pay_every: Literal["segment", "token"] | int = "segment",
+    disable_env_checker: bool | None = None,
+    **arguments: Any,
+) -> TextVectorEnv:
+    """What `gym.make_vec` calls: many texts at a time, by one environment.
+
+    Args:
+        num_envs: texts at a time.
+        autoreset_mode: when the next text of a row begins: "NextStep", "SameStep" or "Disabled" (`TextVectorEnv`).
+        payment, pay_every: as in `make`.
+        disable_env_checker: taken as `gym.make` takes it; there is no checker around a vector environment.
+        **arguments: those of `make`.
+
+    Raises:
+        ValueError, TypeError, FileNotFoundError: as `make`; a reward that cannot serve many texts at once.
+    """
+    mode = unwrap({"mode": autoreset_mode})["mode"]
+    _check_payment(payment, pay_every)
+    stack = make(payment="end", **arguments)
+    return TextVectorEnv(stack, num_envs, payment=payment, pay_every=pay_every, autoreset_mode=mode)
+
+
+def _scorer(given: Any) -> Any:
+    """What an import string names; anything else as it is."""
+    if not (isinstance(given, str) and _IMPORT_STRING.fullmatch(given)):
+        return given
+    found = load_object(given)
+    found = found() if isinstance(found, type) else found
+    if not callable(found):
+        raise TypeError(f"scorer={given!r} is a {type(found).__name__}; it should name a function of episodes, or a class of such")
+    return found
+
+
+def _check_payment(payment: object, pay_every: object) -> None:
+    if payment not in ("online", "end"):
+        raise ValueError(f'payment must be "online" or "end", got {payment!r}')
+    check_pay_every(pay_every)
 
 
 def tokenizer_free(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -196,12 +248,15 @@ def _rewards(reward: Reward | Sequence[Reward], critic: Any) -> list[Callable[[A
     out: list[Callable[[Any], Any]] = []
     used = False
     for item in listed:
+        if isinstance(item, tuple) and not (len(item) == 2 and isinstance(item[1], Mapping)):
+            raise ValueError(f"reward={item!r}: a tuple is one reward and its arguments, (name, {{...}}); use a list for several")
         name, arguments = item if isinstance(item, tuple) else (item, {})
         wrap = name if callable(name) else _named(name)
         if wrap is None:
             continue
         if isinstance(wrap, type) and "critic" in inspect.signature(wrap).parameters and not callable(name):
             arguments, used = {"critic": critic, **arguments}, True
+        _check_arguments(wrap, arguments, name if isinstance(name, str) else getattr(name, "__name__", repr(name)))
         out.append(_partial(wrap, arguments))
     if critic is not None and not used:
         raise ValueError(f"critic={critic!r} is given, but reward={reward!r} asks no critic; pass reward='critic_span'")
@@ -223,8 +278,43 @@ def _named(name: str) -> Callable[..., Any] | None:
     if isinstance(found, from_function) or (isinstance(found, type) and issubclass(found, gym.Wrapper)):
         return found
     if isinstance(found, type) or not callable(found):
-        raise ValueError(f"{name!r} is {found!r}; a reward is a subclass of RewardWrapper, or a function of an episode")
-    return lambda env, **arguments: from_function(found, **arguments)(env)
+        raise ValueError(
+            f"{name!r} is {found!r}; a reward is a subclass of RewardWrapper, a function of an episode, or one of env"
+        )
+    if _wraps_environments(found):
+        return found
+
+    def placed(env: Any, *, keeps_return: bool = False, causal: bool = False) -> Any:
+        return from_function(found, keeps_return=keeps_return, causal=causal)(env)
+
+    return placed
+
+
+def _wraps_environments(function: Callable[..., Any]) -> bool:
+    """Whether a function takes an environment, by the name or the annotation of its first parameter, not an episode."""
+    first = next(iter(_parameters(function).values()), None)
+    return first is not None and (first.name in ("env", "environment") or re.search(r"\bEnv\b", str(first.annotation)) is not None)
+
+
+def _check_arguments(wrap: Callable[..., Any], arguments: dict[str, Any], name: str) -> None:
+    """Raise where a reward has no argument of that name; one that hands on options checks them itself.
+
+    Raises:
+        ValueError: with the names that it has.
+    """
+    takes = _parameters(wrap)
+    unknown = sorted(set(arguments) - set(takes))
+    if unknown and takes and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
+        valid = ", ".join(list(takes)[1:]) or "none"
+        raise ValueError(f"the reward {name} takes no argument {unknown}; its own are {valid}")
+
+
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """By name; none where a callable does not tell."""
+    try:
+        return inspect.signature(function).parameters
+    except ValueError:
+        return {}
 
 
 def _partial(cls: Any, arguments: dict[str, Any]) -> Callable[[Any], Any]:

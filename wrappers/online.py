@@ -10,12 +10,12 @@ rest: the sum telescopes to the credit of the finished text, whatever lies insid
    about is settled at the next payment.
 3. The task's own score is placed, and paid, at the end alone: an unfinished text has none.
 
-Credit itself is untouched: `info["text_episode"]` is what it would be with payment at the end.
+Credit itself is untouched: `info["text_episode"]` is what it would be with payment at the end. C(t) is worked out by
+`textenv.payment`, here for one text, in the vector environment for many.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -25,12 +25,10 @@ from numpy.typing import NDArray
 
 from textenv.env import Observation
 from textenv.episode import Episode
-from textenv.reward import RewardWrapper, check_pay_every
+from textenv.payment import OnlinePayment
+from textenv.reward import RewardWrapper
 
 __all__ = ["OnlineReward"]
-
-SEGMENT_TOKENS = 8
-_ENDS = tuple(".!?;:,\n…。！？；：，、")
 
 
 class OnlineReward(RewardWrapper):
@@ -57,18 +55,15 @@ class OnlineReward(RewardWrapper):
 
     def __init__(self, env: gym.Env[Any, Any], *, pay_every: Literal["segment", "token"] | int = "segment") -> None:
         super().__init__(env)
-        check_pay_every(pay_every)
         self.pay_every = pay_every
-        self._causal_part, self._all_causal = _causal_part(env)
-        self._hindsight = 0.0  # credit of the text so far that is not causal, as last read
-        self._since = 0  # tokens since it was read
+        self._payment = OnlinePayment(env, 1, pay_every)
 
     def rewards(self, episodes: Sequence[Episode]) -> list[NDArray[np.float64]]:
         """The credit as it is: payment never alters it."""
         return [episode.rewards for episode in episodes]
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
-        self._hindsight, self._since = 0.0, 0
+        self._payment.begin(0)
         return super().reset(seed=seed, options=options)
 
     def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -78,43 +73,12 @@ class OnlineReward(RewardWrapper):
             self._last = info["text_episode"]
             total = float(info["text_episode"].rewards.sum())
         else:
-            total = self._credit_so_far(int(action))
+            _, totals = self._payment.credit([], {0: int(action)}, self._so_far)
+            total = totals[0]
         reward = total - self._paid
         self._paid = total
         return observation, reward, terminated, truncated, info
 
-    def _credit_so_far(self, token: int) -> float:
-        """C(t): the causal credit as it is now, the rest as it was when last read."""
-        self._since += 1
-        due = not self._all_causal and self._due(token)
-        if self._causal_part is None and not due:
-            return self._hindsight
-        so_far = [self.env.get_wrapper_attr("current_episode")()]
-        causal = 0.0 if self._causal_part is None else _total(self._causal_part, so_far)
-        if due:
-            self._hindsight, self._since = _total(self.env, so_far) - causal, 0
-        return causal + self._hindsight
-
-    def _due(self, token: int) -> bool:
-        if self.pay_every == "token":
-            return True
-        if isinstance(self.pay_every, int):
-            return self._since >= self.pay_every
-        piece = str(self.env.get_wrapper_attr("tokenizer").decode([token]))
-        return self._since >= SEGMENT_TOKENS or piece.rstrip(" ").endswith(_ENDS)
-
-
-def _total(env: gym.Env[Any, Any], episodes: list[Episode]) -> float:
-    (credited,) = env.get_wrapper_attr("credit")(episodes)
-    return float(credited.rewards.sum())
-
-
-def _causal_part(env: gym.Env[Any, Any]) -> tuple[gym.Env[Any, Any] | None, bool]:
-    """The outermost environment inside which every reward wrapper is causal (None: no wrapper is), and whether it is all."""
-    chain: list[RewardWrapper] = []
-    while isinstance(env, gym.Wrapper):
-        if isinstance(env, RewardWrapper):
-            chain.insert(0, env)  # innermost first
-        env = env.env
-    causal = list(itertools.takewhile(lambda wrapper: wrapper.causal, chain))
-    return (causal[-1] if causal else None), len(causal) == len(chain)
+    def _so_far(self, text: int) -> Episode:
+        episode: Episode = self.env.get_wrapper_attr("current_episode")()
+        return episode

@@ -82,6 +82,8 @@ class SelfCritiqueReward(CriticReward):
 def _base(name: str) -> str:
     """The base model of an adapter's directory, any other name as it is."""
     adapter = Path(name).expanduser() / "adapter_config.json"
+    if adapter.is_file() and (adapter.parent / "base" / "config.json").is_file():
+        return str(adapter.parent / "base")  # an agent's own, whose base has no name
     if adapter.is_file():
         name = str(json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path") or "")
         if not name:

@@ -91,6 +91,76 @@ def test_what_it_saves_is_an_ordinary_model_and_a_warm_start(tmp_path: Path) -> 
     assert worlds.same_weights(TokenPPO(str(tmp_path / "m"), make(), seed=0).policy.model, one.policy.model)
 
 
+TEXTS = ["abc", "de", "fghi", "j k", "lm"]
+
+
+def test_a_loaded_agent_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+    straight = BehaviourCloning(policy(), TEXTS, batch_size=2, seed=3).learn(6)  # in the middle of a pass
+    straight.save(tmp_path / "m")
+    straight.learn(40, reset_num_timesteps=False)
+    resumed = BehaviourCloning.load(tmp_path / "m", TEXTS).learn(40, reset_num_timesteps=False)
+    assert worlds.same_weights(straight.policy, resumed.policy)
+    assert (straight.num_timesteps, straight.n_updates) == (resumed.num_timesteps, resumed.n_updates)
+
+
+def test_a_run_that_was_cut_ends_where_it_would_have_ended(tmp_path: Path) -> None:
+    whole, cut = (BehaviourCloning(policy(), TEXTS, batch_size=2, seed=3) for _ in range(2))
+    whole.learn(60)
+    cut.learn(60, callback=lambda local, _: local["self"].n_updates < 3)
+    cut.save(tmp_path / "m")
+    resumed = BehaviourCloning.load(tmp_path / "m", TEXTS)
+    resumed.learn(60 - resumed.num_timesteps, reset_num_timesteps=False)
+    assert worlds.same_weights(whole.policy, resumed.policy)
+
+
+def test_the_rate_rises_and_falls_to_nothing() -> None:
+    one, rates = BehaviourCloning(policy(), ["abcd"] * 40, batch_size=1, learning_rate=1.0e-3), []
+    one.learn(200, callback=lambda local, _: rates.append(one.optimizer.param_groups[0]["lr"]) is None)
+    top = rates.index(max(rates))
+    assert 0 < top < 5
+    assert rates[:top] == sorted(rates[:top])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert rates[-1] < 1e-5 < 0.99e-3 < max(rates)
+
+
+def test_it_predicts_in_the_environment_whose_prompts_it_learned() -> None:
+    env = make(prompts=["ab", "cd"], max_new_tokens=6)
+    one = BehaviourCloning(policy(), env)
+    observation, _ = env.reset(seed=0)
+    env.step(one.predict(observation, deterministic=True)[0])
+
+
+def test_what_sampling_forbids_does_not_bind_what_is_given() -> None:
+    env = make(prompts=["ab"], max_new_tokens=6, min_new_tokens=5)
+    assert BehaviourCloning(policy(), env).loss() < 10
+
+
+def test_an_environment_of_other_tokens_is_refused() -> None:
+    with pytest.raises(ValueError, match="different tokenizers"):
+        BehaviourCloning(policy(), make(tokenizer=worlds.tokenizers()["word_piece"]))
+
+
+def test_an_adapter_alone_learns_the_texts_and_comes_back(tmp_path: Path, llama_directory: Path) -> None:
+    options = {"batch_size": 2, "learning_rate": 3e-2, "lora": 8, "gradient_checkpointing": True}
+    one = BehaviourCloning(str(llama_directory), ["abc", "abd"], **options)
+    before = one.loss()
+    one.learn(400)
+    assert one.loss() < before / 2
+    assert worlds.same_weights(one.policy.base().model, worlds.llama())
+    one.save(tmp_path / "m")
+    assert BehaviourCloning.load(tmp_path / "m", ["abc", "abd"]).loss() == pytest.approx(one.loss(), abs=1e-6)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_weights() -> None:
+    one = BehaviourCloning(policy(), ["abc"])
+    with torch.no_grad():
+        one.policy.model.lm_head.weight[0, 0] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"the loss became nan.*lower learning_rate \(0\.0001\)"):
+        one.learn(10)
+    assert one.n_updates == 0
+    assert not one.policy.training
+
+
 @pytest.mark.parametrize("data", [[], [""]])
 def test_no_texts_are_refused(data: list[str]) -> None:
     with pytest.raises(ValueError, match="at least one text"):

@@ -5,12 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
+import torch
+from sb3_contrib import MaskablePPO, RecurrentPPO
+from stable_baselines3 import A2C, PPO
 
 from tests import worlds
-from tests.worlds import CountedCritic, make
-from textenv.agents import LMPolicy, TokenPPO, evaluate
+from tests.worlds import EOS, VOCABULARY, CountedCritic, make
+from textenv.agents import LMPolicy, TokenPPO, evaluate, rollout
+from textenv.agents.best_of_n import BestOfN
+from textenv.agents.evaluation import as_language_model, as_policy
+from textenv.agents.reward_guided import RewardGuidedSearch
+from textenv.agents.step_search import StepSearch
+from textenv.agents.stepping import SteppedPolicy
+from textenv.agents.text_actions import TextPolicy
 from textenv.metrics import perplexity
 
 PROMPTS = ["a", "bb", "ccc"]
@@ -103,3 +113,163 @@ def test_an_agent_a_policy_a_model_and_a_directory_are_all_policies(llama_direct
 def test_a_number_that_does_not_fit_is_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         evaluate(LMPolicy(worlds.llama()), env(), **arguments)
+
+
+# --- Who writes --------------------------------------------------------------------------------------------------------
+
+
+def tokens(policy: Any, one: Any, **options: Any) -> list[list[int]]:
+    return [e.tokens.tolist() for e in evaluate(policy, one, **options).episodes]
+
+
+def sb3(algorithm: Any = PPO, one: Any = None, policy: str = "MlpPolicy") -> Any:
+    small: dict[str, Any] = {"n_steps": 8, "device": "cpu", "seed": 0, "policy_kwargs": {"net_arch": [8]}}
+    if algorithm is not A2C:
+        small["batch_size"] = 8
+    return algorithm(policy, one or env(), **small)
+
+
+@pytest.mark.parametrize(
+    "decoder", [lambda one: BestOfN(worlds.llama(), one, 2), lambda one: RewardGuidedSearch(worlds.llama(), one, k=2),
+                lambda one: StepSearch(worlds.llama(), one)], ids=["best_of_n", "reward_guided", "step_search"]
+)  # fmt: skip
+def test_a_decoder_is_a_policy(decoder: Any) -> None:
+    one = env()
+    search = decoder(one)
+    assert as_policy(search) is search
+    assert [e.prompt.text for e in evaluate(search, one).episodes] == PROMPTS
+    assert search.tokens_used.texts == 3
+
+
+def test_the_policy_of_an_agent_is_taken_before_its_predictions() -> None:
+    agent = TokenPPO(worlds.llama(), env())
+    assert as_policy(agent) is agent.policy
+    assert as_language_model(agent) is agent.policy
+
+
+@pytest.mark.parametrize("algorithm", [PPO, A2C])
+def test_an_sb3_model_writes_what_stepping_writes(algorithm: Any) -> None:
+    one = env()
+    model = sb3(algorithm, one)
+    stepped = []
+    for prompt in PROMPTS:
+        observation, _ = one.reset(options={"prompt": prompt})
+        ended, info = False, {}
+        while not ended:
+            action, _ = model.predict(observation, deterministic=True)
+            observation, _, ended, _, info = one.step(action)
+        stepped.append(info["text_episode"].tokens.tolist())
+    assert tokens(model, one, deterministic=True) == stepped
+
+
+def test_an_sb3_model_samples_by_the_seed_and_leaves_the_global_generator_alone() -> None:
+    model, before = sb3(), torch.get_rng_state()
+    texts = [tokens(model, env(), seed=seed) for seed in (0, 0, 1)]
+    assert texts[0] == texts[1] != texts[2]
+    before = torch.get_rng_state()
+    tokens(model, env())
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_an_sb3_model_writes_for_rollout_too() -> None:
+    one = env(reward="critic_span")
+    episodes = rollout(one, as_policy(sb3(one=one), one), 5, torch.Generator().manual_seed(0))
+    assert [e.finished for e in episodes] == [True] * 5
+
+
+class Says:
+    """An agent that says what it is told, and keeps how it was asked."""
+
+    def __init__(self, *actions: int) -> None:
+        self.actions, self.asked = actions, list[Any]()
+
+    def predict(self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False) -> Any:
+        state = 0 if state is None else state
+        self.asked.append((observation.shape, state, episode_start.tolist(), deterministic))
+        return np.full(len(observation), self.actions[state]), state + 1
+
+
+def test_an_agent_gets_its_state_back_and_is_told_when_a_text_begins() -> None:
+    agent = Says(5, 6, EOS)
+    assert tokens(agent, env(), deterministic=True) == [[5, 6, EOS]] * 3
+    shape = (3, 16 + 4)
+    assert agent.asked == [(shape, 0, [True] * 3, True), (shape, 1, [False] * 3, True), (shape, 2, [False] * 3, True)]
+
+
+class Shifted(gym.ActionWrapper[Any, Any, Any]):
+    def action(self, action: Any) -> Any:
+        return np.int64((action + 1) % VOCABULARY)
+
+
+def test_an_action_means_what_the_environment_says_it_means() -> None:
+    agent = Says(5, 6, EOS - 1)
+    assert tokens(agent, Shifted(env())) == [[6, 7, EOS]] * 3
+    assert len(agent.asked) == 9  # a text at a time
+
+
+def test_a_time_limit_is_no_end_of_a_text() -> None:
+    with pytest.raises(ValueError, match="a wrapper truncates texts before they end"):
+        evaluate(Says(5, 6, 7, 8), gym.wrappers.TimeLimit(env(), 2))
+
+
+class Masked(gym.Wrapper[Any, Any, Any, Any]):
+    """Only three tokens may be said."""
+
+    def action_masks(self) -> Any:
+        return np.isin(np.arange(VOCABULARY), [97, 98, EOS])
+
+
+def test_a_maskable_agent_says_what_the_masks_allow() -> None:
+    one = Masked(env())
+    texts = tokens(sb3(MaskablePPO, one), one, k=3)
+    assert {token for text in texts for token in text} <= {97, 98, EOS}
+
+
+def test_a_recurrent_agent_writes() -> None:
+    texts = tokens(sb3(RecurrentPPO, policy="MlpLstmPolicy"), env(), k=2)
+    assert len(texts) == 6
+
+
+def test_an_agent_of_ones_own_may_return_actions_alone() -> None:
+    class Plain:
+        def predict(self, observation: Any) -> Any:
+            return np.full(len(observation), 7)
+
+    assert tokens(Plain(), env()) == [[7] * 4] * 3
+
+
+def test_an_object_that_generates_is_a_policy_as_it_is() -> None:
+    class Own:
+        def generate(self, prompts: Any, rule: Any, uniforms: Any, /, *, top_k: int, top_p: float) -> Any:
+            return [np.array([len(prompt), EOS]) for prompt in prompts]
+
+    class Holder:
+        policy = Own()
+
+    assert tokens(Own(), env()) == tokens(Holder(), env()) == [[1, EOS], [2, EOS], [3, EOS]]
+
+
+def test_a_function_from_text_to_text_is_a_policy() -> None:
+    one = env()
+    assert isinstance(as_policy(str.upper, one), TextPolicy)
+    assert [e.text for e in evaluate(str.upper, one).episodes] == ["A", "BB", "CCC"]
+
+
+def test_a_function_or_an_sb3_model_needs_an_environment() -> None:
+    for policy in (str.upper, sb3()):
+        with pytest.raises(TypeError, match=r"acts in an environment: as_policy\(policy, env\)"):
+            as_policy(policy)
+
+
+def test_what_predicts_is_stepped_even_if_it_can_be_called() -> None:
+    class Both(Says):
+        def __call__(self, prompt: str) -> str:
+            return prompt
+
+    assert isinstance(as_policy(Both(5), env()), SteppedPolicy)
+
+
+@pytest.mark.parametrize("policy", [5, None, object(), LMPolicy, {"model": 1}])
+def test_what_writes_no_texts_is_refused(policy: Any) -> None:
+    with pytest.raises(TypeError, match="writes no texts; give a language model or its name"):
+        evaluate(policy, env())

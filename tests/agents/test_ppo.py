@@ -96,3 +96,28 @@ def test_without_entropy_its_bonus_is_left_out_and_estimated_for_the_log() -> No
     with_bonus, stats = ppo_loss(**given, ent_coef=1.0)
     assert with_bonus.item() == ppo_loss(**given, ent_coef=0.0)[0].item()
     assert stats["entropy_loss"] == pytest.approx(given["log_probs"].mean().item())
+
+
+def test_with_clip_higher_a_gain_is_clipped_above_and_a_loss_below() -> None:
+    """The gradient vanishes above 1 + 0.28 where A > 0, and below 1 − 0.2 where A < 0, and nowhere else."""
+    ratios = torch.tensor([1.25, 1.3, 0.7, 0.75, 0.85, 1.25])
+    advantages = torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0, -1.0])
+    log_probs = ratios.log().requires_grad_()
+    loss, stats = ppo_loss(log_probs=log_probs, old_log_probs=torch.zeros(6), advantages=advantages, clip_range_high=0.28)
+    loss.backward()
+    assert (log_probs.grad != 0).tolist() == [True, False, True, False, True, True]
+    assert (stats["clip_low"], stats["clip_high"], stats["clip_fraction"]) == pytest.approx((2 / 6, 1 / 6, 3 / 6))
+
+
+def test_without_values_there_is_no_value_loss() -> None:
+    whole = arguments(5)
+    policy = {name: whole[name] for name in ("log_probs", "old_log_probs", "advantages")}
+    loss, stats = ppo_loss(**policy)
+    assert stats["value_loss"] == 0
+    assert loss.item() == ppo_loss(**whole, vf_coef=0.0)[0].item()
+
+
+@pytest.mark.parametrize(("left_out", "clip"), [("returns", None), ("old_values", 0.2)])
+def test_a_value_without_its_target_is_refused(left_out: str, clip: float | None) -> None:
+    with pytest.raises(ValueError, match=f"pass {left_out}="):
+        ppo_loss(**{k: v for k, v in arguments(5).items() if k != left_out}, clip_range_vf=clip)

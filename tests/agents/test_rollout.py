@@ -11,7 +11,7 @@ import torch
 from tests import worlds
 from tests.worlds import make
 from textenv.agents import LMPolicy, TokenPPO, rollout
-from textenv.agents.rollout import Timing
+from textenv.agents.rollout import Timing, rollout_groups
 from textenv.episode import Prompt
 
 
@@ -97,3 +97,75 @@ def test_the_seconds_are_counted() -> None:
 def test_a_number_that_does_not_fit_is_refused(n: int, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         rollout(make(), LMPolicy(worlds.llama()), n, **options)
+
+
+# --- Groups ------------------------------------------------------------------------------------------------------------
+
+
+def counted(env: Any) -> list[int]:
+    """How many texts each rollout of this environment had, from now on."""
+    calls: list[int] = []
+    score = env.unwrapped.task.score
+    env.unwrapped.task.score = lambda episodes: calls.append(len(episodes)) or score(episodes)
+    return calls
+
+
+def test_a_group_is_several_texts_for_one_prompt() -> None:
+    env = make(prompts=[f"{i}" for i in range(100)], max_new_tokens=6)
+    found = rollout_groups(env, LMPolicy(worlds.llama()), 12, generator(), group_size=4)
+    assert found.groups == [0] * 4 + [1] * 4 + [2] * 4
+    assert [len({e.prompt.text for e in found.episodes[at : at + 4]}) for at in (0, 4, 8)] == [1, 1, 1]
+    assert len({e.prompt.text for e in found.episodes}) == 3
+    assert (found.tokens, found.resampled) == (sum(map(len, found.episodes)), 0)
+
+
+def test_groups_of_one_are_a_plain_rollout() -> None:
+    texts = []
+    for write in (rollout, lambda *a: rollout_groups(*a).episodes):
+        env = make(prompts=[f"{i}" for i in range(9)], max_new_tokens=6)
+        env.reset(seed=3)
+        texts.append([(e.prompt.text, e.tokens.tolist()) for e in write(env, LMPolicy(worlds.llama()), 5, generator())])
+    assert texts[0] == texts[1]
+
+
+def test_groups_whose_scores_are_all_equal_are_sampled_again() -> None:
+    """Every text of prompt "0" scores 1, of prompt "1" differently: the first are replaced until none is left."""
+    env = make(
+        prompts=["0", "1"], max_new_tokens=6, scorer=lambda es: [1.0 if e.prompt.text == "0" else e.tokens.sum() for e in es]
+    )
+    env.reset(seed=1)
+    found = rollout_groups(env, LMPolicy(worlds.llama()), 12, generator(), group_size=3, rounds=20)
+    assert {e.prompt.text for e in found.episodes} == {"1"}
+    assert (len(found.episodes), len(set(found.groups))) == (12, 4)
+    assert found.resampled > 0
+    assert found.tokens > sum(map(len, found.episodes))
+
+
+def test_sampling_again_stops_at_its_bound() -> None:
+    env = make(prompts=["0"], max_new_tokens=6, scorer=worlds.constant_scorer(1.0))
+    calls = counted(env)
+    found = rollout_groups(env, LMPolicy(worlds.llama()), 6, generator(), group_size=3, rounds=2)
+    assert calls == [6, 6, 6]
+    assert (len(found.episodes), found.resampled) == (6, 4)  # a batch is never empty
+
+
+def test_groups_that_are_still_equal_are_left_out() -> None:
+    env = make(
+        prompts=["0", "1"], max_new_tokens=6, scorer=lambda es: [1.0 if e.prompt.text == "0" else e.tokens.sum() for e in es]
+    )
+    env.reset(seed=1)
+    found = rollout_groups(env, LMPolicy(worlds.llama()), 24, generator(), group_size=3, rounds=1)
+    assert {e.prompt.text for e in found.episodes} == {"1"}
+    assert 0 < len(found.episodes) < 24
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"group_size": 3}, "n=4 episodes do not make groups of 3"),
+        ({"group_size": 1, "rounds": 1}, "rounds=1 of sampling groups again, with group_size=1"),
+    ],
+)
+def test_groups_that_cannot_be_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        rollout_groups(make(), LMPolicy(worlds.llama()), 4, **options)

@@ -16,7 +16,7 @@ from textenv.cli import app
 from textenv.cli.console import plain, progress
 from textenv.cli.options import free_directory, pairs
 
-COMMANDS = ("list", "train", "evaluate", "pretrain", "credit", "fit-reward-model", "fit-scorer")
+COMMANDS = ("list", "train", "evaluate", "pretrain", "credit", "judge", "fit-reward-model", "fit-scorer")
 
 
 def run(*arguments: object) -> tuple[int, str]:

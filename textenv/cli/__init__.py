@@ -17,6 +17,7 @@ from textenv.cli.credit import credit
 from textenv.cli.evaluate import evaluate
 from textenv.cli.fit_reward_model import fit_reward_model
 from textenv.cli.fit_scorer import fit_scorer
+from textenv.cli.judge import judge
 from textenv.cli.list_environments import list_environments
 from textenv.cli.pretrain import pretrain
 from textenv.cli.train import train
@@ -52,6 +53,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_environments,
     "train": train,
     "evaluate": evaluate,
+    "judge": judge,
     "calibrate": calibrate,
     "pretrain": pretrain,
     "credit": credit,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -42,12 +42,14 @@ class RatedText:
 
 
 def read_pairs(
-    path: str | os.PathLike[str], columns: Mapping[str, str] | None = None, equal: Literal["error", "skip"] = "error"
+    path: str | os.PathLike[str] | Iterable[Record],
+    columns: Mapping[str, str] | None = None,
+    equal: Literal["error", "skip"] = "error",
 ) -> tuple[list[PreferencePair], int]:
     """The pairs of a .jsonl, .csv (each also .gz) or .parquet, and how many were skipped because both texts are the same.
 
     Args:
-        path: the file.
+        path: the file, or its rows.
         columns: where prompt, context, chosen and rejected are; default: columns of these names. Files without a prompt (context)
             have none. chosen and rejected may hold a text, or a list of texts.
         equal: what to do with a pair of two equal texts, of which none can be better.
@@ -57,7 +59,7 @@ def read_pairs(
     """
     names = _columns(columns, ("prompt", "context", "chosen", "rejected"))
     pairs, skipped = [], 0
-    for record in read_records(path):
+    for record in read_records(path) if isinstance(path, str | os.PathLike) else path:
         prompt, source = _prompt(record, names, columns or {})
         for chosen in _texts(record, names["chosen"]):
             for rejected in _texts(record, names["rejected"]):
@@ -71,7 +73,8 @@ def read_pairs(
                         "row, or skip such pairs (--skip-equal)"
                     )
     if not pairs:
-        raise ValueError(f"{os.fspath(path)!r} holds no pair of different texts")
+        name = repr(os.fspath(path)) if isinstance(path, str | os.PathLike) else "the data"
+        raise ValueError(f"{name} holds no pair of different texts")
     return pairs, skipped
 
 

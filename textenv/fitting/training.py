@@ -1,7 +1,7 @@
 """The library's one supervised loop: AdamW, linear warm-up, cosine decay, gradient clipping.
 
-It knows nothing of texts: a module, an iterator of batches, a loss of (module, batch). The embedded models, `textenv pretrain`,
-`textenv fit-scorer` and behaviour cloning all train with it. Randomness comes with the batches; nothing here draws any,
+It knows nothing of texts: a module, an iterator of batches, a loss of (module, batch). The embedded models, `textenv pretrain`
+and `textenv fit-scorer` train with it. Randomness comes with the batches; nothing here draws any,
 but a module's dropout.
 
 Decoupled weight decay (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101) is put on matrices only, the cosine

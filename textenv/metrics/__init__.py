@@ -12,16 +12,21 @@ from textenv.metrics.core import (
     toxicity_metrics,
     values_by_prompt,
 )
+from textenv.metrics.preference import cohen_kappa, length_controlled_win_rate, raw_agreement, win_rate
 
 __all__ = [
     "Estimate",
     "bootstrap_interval",
+    "cohen_kappa",
     "distinct_metrics",
     "distinct_n",
+    "length_controlled_win_rate",
     "length_metrics",
     "negative_log_likelihood",
     "perplexity",
+    "raw_agreement",
     "sentiment_metrics",
     "toxicity_metrics",
     "values_by_prompt",
+    "win_rate",
 ]

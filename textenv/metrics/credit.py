@@ -279,18 +279,35 @@ def score_left(env: gym.Env[Any, Any], raised: gym.Env[Any, Any], episodes: Sequ
         return ScoreLeft(0.0, "none left")
     if np.ptp(last) > 1e-6:
         return TRANSFORMED
-    share = round(float(last.mean()), 6)
+    share = float(last.mean())
+    if abs(share - round(share, 6)) < 1e-9:  # what rounding made of 1, of 1/2
+        share = round(share, 6)
     return ScoreLeft(share, "taken out" if share == 1 else f"{share:.3g} × taken out")
 
 
 def without_score(episodes: Sequence[Episode], left: ScoreLeft) -> list[Floats]:
-    """The credit of each episode less what of its score was left on the last token, (T,) each."""
+    """The credit of each episode less what of its score was left on the last token, (T,) each.
+
+    What rounding leaves there would break the ties with other tokens (0.01 and 0.010000000000000009): a rest that is as good as
+    what another token of these texts got, or as 0, is set to that.
+    """
+    if not left.share:
+        return [episode.rewards.copy() for episode in episodes]
+    others = np.unique(np.concatenate([np.zeros(1), *(episode.rewards[:-1] for episode in episodes)]))
     out = []
     for episode in episodes:
         credit = episode.rewards.copy()
-        if left.share and len(credit):
-            rest = credit[-1] - left.share * episode.score
-            # What rounding leaves would break the ties with the tokens that got nothing.
-            credit[-1] = rest if abs(rest) > 1e-9 * max(1.0, abs(credit[-1])) else 0.0
+        if len(credit):
+            taken = left.share * episode.score
+            credit[-1] = _snapped(float(credit[-1] - taken), others, 1e-9 * max(abs(float(credit[-1])), abs(taken)))
         out.append(credit)
     return out
+
+
+def _snapped(value: float, grid: Floats, within: float) -> float:
+    """The number of an ascending grid that is nearest, if it is near enough; else the value, rounded to `within`."""
+    at = int(np.searchsorted(grid, value))
+    nearest = float(min(grid[max(at - 1, 0) : at + 1], key=lambda number: abs(number - value)))
+    if abs(nearest - value) <= within:
+        return nearest
+    return round(value / within) * within if within else value

@@ -1,0 +1,108 @@
+"""The value function apart from the policy: a language model of its own that gives one number a token.
+
+A shared trunk is cheap, but value and policy pull at the same weights. Ziegler et al. 2019, RL4LMs and Fine-Grained RLHF
+train a second model, usually at another learning rate, and often for a while before the policy moves (value warm-up).
+
+1. It begins as a copy of the policy, or as any language model with the same tokens (a smaller one, a reward model's trunk);
+   its head begins at zero, so that the first advantages are the returns.
+2. It reads prompts and texts exactly as a policy does, but makes no logits: its language head is passed by.
+3. With LoRA a copy has an adapter of its own on the policy's frozen base.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from textenv.agents.policy import LMPolicy
+from textenv.generation import ActionRule
+
+__all__ = ["ValueModel", "adam"]
+
+Ids = NDArray[np.int64]
+GIVEN = "given as a model"
+"""What stands in a checkpoint in the place of a name."""
+
+
+class ValueModel(nn.Module):
+    """V(x, y_<t) for every token of finished texts.
+
+    Args:
+        source: True or "separate": a copy of the policy; or a directory, a hub name, a transformers model, an `LMPolicy`
+            (a model is copied; a checkpoint holds its weights, but to load it a model of the same kind has to be given again).
+        policy: whose tokens and device it shares.
+        env: the text environment.
+
+    Raises:
+        TypeError: `source` is none of these.
+        ValueError: its tokens are not the environment's; no name.
+    """
+
+    def __init__(self, source: Any, policy: LMPolicy, env: gym.Env[Any, Any]) -> None:
+        super().__init__()
+        named = isinstance(source, (str, os.PathLike))
+        self.source = os.fspath(source) if named else "separate" if source is True else GIVEN
+        if source == GIVEN:
+            raise ValueError(
+                "the value model that was saved has no name to make it by: load(..., value_model=one of the same kind)"
+            )
+        if self.source == "separate":
+            self.reader = policy.copy()
+        elif isinstance(source, LMPolicy):
+            self.reader = source.copy()
+        elif named:
+            self.reader = LMPolicy(source, device=policy.device)
+        elif isinstance(source, nn.Module):
+            self.reader = LMPolicy(copy.deepcopy(source), device=policy.device)
+        else:
+            raise TypeError(f'value_model takes None, "separate", a language model or its name, got {source!r}')
+        if not self.reader.adapted:
+            self.reader.requires_grad_(True)
+        nn.init.zeros_(self.reader.value_head.weight)
+        nn.init.zeros_(self.reader.value_head.bias)
+        self.reader.fit_to(env)
+        self.reader.layout.head.forward = _first_column
+
+    def forward(self, prompts: Sequence[Ids], texts: Sequence[Ids], rule: ActionRule) -> Tensor:
+        """Values (N,) of the states before each token; differentiable.
+
+        Args:
+            prompts: B arrays (P_b,).
+            texts: B arrays (T_b,).
+            rule: of the environment.
+        """
+        reader = self.reader
+        layout = reader.layout
+        with reader.autocast():
+            hidden, _ = layout.read(layout.positions(layout.prompts(prompts, rule.prompt_end), texts))
+        values: Tensor = reader.value_head(hidden.float()).squeeze(1)
+        return values
+
+
+def _first_column(hidden: Tensor) -> Tensor:
+    """In the place of the language head, whose logits nobody reads."""
+    return hidden[..., :1]
+
+
+def adam(policy: LMPolicy, value_model: ValueModel | None, rates: Sequence[float]) -> torch.optim.Optimizer:
+    """Adam over the policy and its value function.
+
+    Args:
+        value_model: None: the value is a head on the policy.
+        rates: one learning rate for all, or that of the policy and that of the value.
+    """
+    if value_model is None and len(rates) == 1:
+        return torch.optim.Adam(policy.parameters(), lr=rates[0], eps=1e-5, fused=True)
+    value: nn.Module = policy.value_head if value_model is None else value_model
+    learned = set(map(id, value.parameters()))
+    groups = [[p for p in policy.parameters() if id(p) not in learned], list(value.parameters())]
+    named = [{"params": group, "lr": rate} for group, rate in zip(groups, [rates[0], rates[-1]], strict=True)]
+    return torch.optim.Adam(named, lr=rates[0], eps=1e-5, fused=True)
