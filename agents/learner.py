@@ -21,10 +21,9 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from textenv.agents.batch import log_time
 from textenv.agents.checkpoint import load_agent_file, load_networks, load_optimizer, load_policy, load_reference, save_agent
 from textenv.agents.policy import Evaluated, LMPolicy
-from textenv.agents.running import make_logger, prepare_callback
+from textenv.agents.running import log_time, make_logger, prepare_callback
 from textenv.episode import Episode
 from textenv.generation import ActionRule
 

@@ -19,7 +19,7 @@ from stable_baselines3.common.utils import configure_logger
 
 from textenv.episode import Episode
 
-__all__ = ["TokenProgressBar", "make_logger", "prepare_callback", "text_table"]
+__all__ = ["TokenProgressBar", "log_time", "make_logger", "prepare_callback", "text_table"]
 
 
 class TokenProgressBar(BaseCallback):
@@ -74,6 +74,14 @@ def prepare_callback(agent: Any, callback: MaybeCallback, progress_bar: bool) ->
         one = CallbackList([one, bar])
     one.init_callback(agent)
     return one, bar
+
+
+def log_time(logger: Logger, iteration: int, num_timesteps: int, first: int, elapsed: float) -> None:
+    """How fast: tokens/s since `learn` began (`time/fps`, as Stable-Baselines3 calls it)."""
+    logger.record("time/iterations", iteration)
+    logger.record("time/fps", int((num_timesteps - first) / elapsed))
+    logger.record("time/time_elapsed", int(elapsed))
+    logger.record("time/total_timesteps", num_timesteps)
 
 
 def text_table(episodes: Sequence[Episode], n: int = 8) -> str:

@@ -36,7 +36,8 @@ def select_aspects(
     """Which aspect contradicts the score least, by n pairs of texts of the policy, greedy and sampled.
 
     Args:
-        env: a text environment; its first n prompts are continued, again from the first where there are fewer.
+        env: a text environment; its first n prompts are continued, again from the first where there are fewer (the intervals
+            are over prompts, so that pairs of one prompt do not count as so many).
         policy: an agent, an `LMPolicy`, or what one is made from (a name, a directory, a model).
         aspects: names of the task's aspects, or `Aspect`s; default: all of the task's.
         n: number of pairs (the paper leaves it open; at least 500 are advised).

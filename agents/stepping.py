@@ -21,7 +21,7 @@ from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, RecordEpisodeS
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textenv.agents.decoding import Asked, PromptBook, seed_of
+from textenv.agents.decoders.decoding import Asked, PromptBook, seed_of
 from textenv.episode import Prompt
 from textenv.generation import ActionRule
 from textenv.reward import RewardWrapper

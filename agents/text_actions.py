@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textenv.agents.decoding import PromptBook
+from textenv.agents.decoders.decoding import PromptBook
 from textenv.alignment import TokenText
 from textenv.critics.connection import in_parallel
 from textenv.episode import Prompt

@@ -80,7 +80,7 @@ def pairs_of(key: Key, env: gym.Env[Any, Any], policy: Any) -> tuple[list[Any], 
     """Pairs to learn from, and held-out ones of other prompts (or rows)."""
     import torch
 
-    from textenv.agents.pairs import load_pairs, read_for, sample_pairs
+    from textenv.agents.preferences.pairs import load_pairs, read_for, sample_pairs
     from textenv.data.preference_pairs import split_by_source
 
     generator = torch.Generator().manual_seed(key["seed"])
@@ -101,8 +101,8 @@ def trained(
 ) -> Any:
     """An agent after `steps` steps. A teacher is a DPO agent, trained alike beforehand."""
     from textenv.agents import LMPolicy
-    from textenv.agents.preference import PreferenceLearner
-    from textenv.agents.token_regularization import ShuffledSource, load_token_source
+    from textenv.agents.preferences.learner import PreferenceLearner
+    from textenv.agents.preferences.token_regularization import ShuffledSource, load_token_source
 
     source: Any = "contrastive"
     if teacher:

@@ -33,8 +33,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import textenv  # noqa: F401 - registers the environments
-from textenv.agents.actor_critic import LanguageModelActorCritic, MaskableLanguageModelActorCritic
-from textenv.agents.sb3_vocabulary import PackedMaskBuffer, VecTopKActions
+from textenv.agents.sb3.actor_critic import LanguageModelActorCritic, MaskableLanguageModelActorCritic
+from textenv.agents.sb3.vocabulary import PackedMaskBuffer, VecTopKActions
 from textenv.generation import sample
 from textenv.states import PrefixCache
 

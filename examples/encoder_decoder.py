@@ -16,7 +16,7 @@ import numpy as np
 
 import textenv  # noqa: F401 - registers the environments
 from textenv.agents import BehaviourCloning, LMPolicy, TokenPPO, evaluate
-from textenv.agents.etpo import ETPO
+from textenv.agents.etpo.etpo import ETPO
 
 
 def main() -> None:

@@ -20,8 +20,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import textenv  # noqa: F401 - registers the environments
 from textenv.agents import TokenRewards
-from textenv.agents.actor_critic import MaskableLanguageModelActorCritic
-from textenv.agents.sb3_vocabulary import PackedMaskBuffer, VecTopKActions
+from textenv.agents.sb3.actor_critic import MaskableLanguageModelActorCritic
+from textenv.agents.sb3.vocabulary import PackedMaskBuffer, VecTopKActions
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--k", type=int, default=0, help="offer the k likeliest tokens; 0: all")

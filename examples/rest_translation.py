@@ -22,7 +22,7 @@ from rich.table import Table
 
 import textenv  # noqa: F401 - registers the environments
 from textenv.agents import evaluate
-from textenv.agents.rest import ReST
+from textenv.agents.rest.rest import ReST
 from textenv.metrics.plots import figure
 
 QUANTILES = (None, 0.6, 0.7, 0.8, 0.9)  # I = 0 … 4

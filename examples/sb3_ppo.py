@@ -17,7 +17,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 import textenv
 from textenv.agents import TokenRewards, evaluate
-from textenv.agents.actor_critic import LanguageModelActorCritic
+from textenv.agents.sb3.actor_critic import LanguageModelActorCritic
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--algorithm", choices=["ppo", "a2c"], default="ppo")

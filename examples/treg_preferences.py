@@ -19,9 +19,9 @@ from rich.table import Table
 
 import textenv  # noqa: F401 - registers the environments
 from textenv.agents import LMPolicy, evaluate
-from textenv.agents.pairs import Pair, sample_pairs
-from textenv.agents.preference import TREG
-from textenv.agents.token_regularization import load_token_source, token_rewards
+from textenv.agents.preferences.learner import TREG
+from textenv.agents.preferences.pairs import Pair, sample_pairs
+from textenv.agents.preferences.token_regularization import load_token_source, token_rewards
 from textenv.render import printable
 
 BATCH = 16

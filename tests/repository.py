@@ -22,7 +22,7 @@ def installed_path(path: str) -> str:
 
 
 def module_name(path: str) -> str:
-    """`agents/token_ppo.py` is imported as `textenv.agents.token_ppo`; a package by its folder."""
+    """`agents/ppo/token_ppo.py` is imported as `textenv.agents.ppo.token_ppo`; a package by its folder."""
     parts = PurePosixPath(installed_path(path)).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 

@@ -21,12 +21,12 @@ SHORT = {
 ELSEWHERE = {  # what they print is looked at, too
     "lora.py": "test_examples_models.py",
     "encoder_decoder.py": "test_examples_models.py",
-    "sb3_ppo.py": "agents/test_examples_elsewhere.py",
-    "maskable_ppo.py": "agents/test_examples_elsewhere.py",
-    "cleanrl_loop.py": "agents/test_examples_elsewhere.py",
-    "torchrl_env.py": "agents/test_examples_elsewhere.py",
-    "rest_translation.py": "agents/test_rest_example.py",
-    "treg_preferences.py": "agents/test_preference.py",
+    "sb3_ppo.py": "agents/sb3/test_examples.py",
+    "maskable_ppo.py": "agents/sb3/test_examples.py",
+    "cleanrl_loop.py": "agents/sb3/test_examples.py",
+    "torchrl_env.py": "agents/sb3/test_examples.py",
+    "rest_translation.py": "agents/rest/test_rest_example.py",
+    "treg_preferences.py": "agents/preferences/test_learner.py",
 }
 
 

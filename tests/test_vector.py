@@ -48,7 +48,7 @@ STACKS: dict[str, Any] = {
     "hindsight": Spread,
     "causal inside hindsight": [VowelBonus, ("critic_span", {"critic": CRITIC}), Spread],
     "hindsight inside causal": [Spread, VowelBonus],
-    "by name": ["uniform", "noise"],
+    "by name": ["noise", "length_penalty"],
 }
 
 

@@ -15,10 +15,10 @@ from stable_baselines3 import A2C, PPO
 from tests import worlds
 from tests.worlds import EOS, VOCABULARY, CountedCritic, make
 from textenv.agents import LMPolicy, TokenPPO, evaluate, rollout
-from textenv.agents.best_of_n import BestOfN
+from textenv.agents.decoders.best_of_n import BestOfN
+from textenv.agents.decoders.reward_guided import RewardGuidedSearch
+from textenv.agents.decoders.step_search import StepSearch
 from textenv.agents.evaluation import as_language_model, as_policy
-from textenv.agents.reward_guided import RewardGuidedSearch
-from textenv.agents.step_search import StepSearch
 from textenv.agents.stepping import SteppedPolicy
 from textenv.agents.text_actions import TextPolicy
 from textenv.metrics import perplexity

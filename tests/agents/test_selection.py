@@ -59,6 +59,17 @@ def test_the_critic_of_the_environment_is_not_asked(policy: LMPolicy) -> None:
     assert critic.calls == 0
 
 
+def test_pairs_of_one_prompt_are_drawn_together_so_that_repeating_prompts_narrows_no_interval(policy: LMPolicy) -> None:
+    env = make(scorer=worlds.even_share, prompts=["a: ", "b: ", "c: "], split="all", max_new_tokens=8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        found = select_aspects(env, policy, ASPECTS, n=20, show=False)
+    for row in found.rows:
+        assert len(row.inconsistency.values) == len(row.ties.values) == 3, "a value a prompt"
+    assert found.score_win_rate.weights.sum() <= 20
+    assert len(found.score_win_rate.values) == 3
+
+
 def test_the_table_is_printed_and_a_close_choice_warned_of(policy: LMPolicy, capsys: pytest.CaptureFixture[str]) -> None:
     env = make(scorer=worlds.even_share, max_new_tokens=8)
     twin = Aspect("twin", ASPECTS[0].judge)

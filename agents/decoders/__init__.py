@@ -1,0 +1,1 @@
+"""Policies that search: best-of-N, reward-guided search, step search."""

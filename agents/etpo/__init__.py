@@ -1,0 +1,1 @@
+"""ETPO: soft Q-values over the whole vocabulary."""

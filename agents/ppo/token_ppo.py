@@ -1,0 +1,284 @@
+"""PPO over tokens, for a language model with a value, or with the texts of one prompt compared, and a frozen reference.
+
+A batch of whole texts is sampled and credited; with c_t the credit of token t (`Episode.rewards`), k_t an estimate of the KL
+to the reference (`textenv.agents.ppo.kl`) and A an advantage estimator (GAE, or one of `textenv.agents.ppo.estimators`),
+
+    r_t = c_t − β k_t  (or r_t = c_t, and β k_t in the loss),   A = GAE(r; γ, λ), whitened over all tokens
+
+and several epochs of the clipped objective (`textenv.agents.ppo.loss`) follow. Sources: Ziegler et al. 2019 (arXiv
+1909.08593) for the penalty and its adaptive coefficient; Cao et al. 2024 (RELC) for dense credit; Stable-Baselines3 for
+the contract. Estimator, aggregation of the loss, place and estimate of the KL are independent of each other; what is left out
+is as in the estimator's paper (`textenv.agents.ppo.estimators.ESTIMATORS`).
+
+1. A timestep is a generated token; an iteration is `n_episodes` texts; a minibatch is `batch_size` *texts*.
+2. What happens to a batch, and where that departs from the papers, is in `textenv.agents.ppo.iteration`.
+3. The reference is a copy of the policy as it was when the agent was made, unless it is synchronised every so often.
+4. Credit is taken as it comes. Its sum is logged as `rollout/ep_rew_mean`, the task's own score as `objective/scores`.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import gymnasium as gym
+import torch
+from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
+
+from textenv.agents.checks import at_least, one_of
+from textenv.agents.learner import Learner
+from textenv.agents.policy import LMPolicy
+from textenv.agents.ppo.aggregation import AGGREGATIONS
+from textenv.agents.ppo.batch import log_rollout
+from textenv.agents.ppo.estimators import ESTIMATORS, LEVELS
+from textenv.agents.ppo.iteration import PPOIteration
+from textenv.agents.ppo.kl import KL_ESTIMATORS, KLCoefficient, kl_estimate
+from textenv.agents.ppo.nlpo import NLPO, MaskedPolicy
+from textenv.agents.ppo.value_model import ValueModel, adam
+from textenv.agents.rollout import Timing, rollout_groups
+
+__all__ = ["TokenPPO"]
+
+
+class TokenPPO(PPOIteration):
+    """Trains a language model, causal or encoder–decoder, on the credit of a text environment.
+
+    >>> import gymnasium as gym, textenv
+    >>> from textenv.agents import TokenPPO
+    >>> env = gym.make("textenv/Detox-v0", reward="critic_span")
+    >>> agent = TokenPPO("textenv/tiny", env, seed=0)
+    >>> agent.learn(4_000).num_timesteps >= 4_000
+    True
+    >>> grpo = TokenPPO("textenv/tiny", env, advantage="grpo", kl_coef=0.04, clip_range_high=0.28)
+    >>> grpo.group_size, grpo.loss_aggregation, grpo.kl_in, grpo.kl_estimator
+    (8, 'sequence', 'loss', 'k3')
+
+    Args:
+        policy: an `LMPolicy`, or what one is made from: "textenv/tiny", a directory, a hub name, a transformers model.
+        env: a text environment, rewards and all.
+        learning_rate, clip_range, clip_range_high, clip_range_vf: numbers, or schedules of the remaining share of the run (1 → 0).
+        n_episodes: texts an iteration.
+        batch_size: texts a minibatch (one optimizer step).
+        micro_batch_size: texts a forward pass; gradients accumulate over a minibatch. Default: `batch_size`.
+        n_epochs: passes over a batch.
+        advantage: "gae"; or without a value: "rloo", "grpo", "dr_grpo", "reinforce++", "reinforce++-baseline".
+        advantage_level: of those: "token" compares returns-to-go, "sequence" whole returns (dense credit is then summed up).
+        group_size: texts a prompt. Default: the estimator's.
+        dynamic_sampling: how many times groups whose scores are all equal are sampled again (DAPO).
+        gamma, gae_lambda: γ, λ.
+        normalize_advantage: whiten advantages over all tokens of the batch. Default: the estimator's ("gae": yes).
+        clip_range_high: the upper clip (clip-higher); None: `clip_range`.
+        loss_aggregation: "token", "sequence" or "constant" (`textenv.agents.ppo.aggregation`). Default: the estimator's.
+        ent_coef, vf_coef, max_grad_norm: as in Stable-Baselines3. With its 0.5 for vf_coef the value's gradient outweighs
+            the policy's on a shared trunk when returns are large, and the language goes: 0.1 is TRL's and RELC's.
+        target_kl: stop the epochs of an iteration when the approximate KL to the sampling policy passes 1.5 × this.
+        kl_coef: β. kl_target: the KL per text (nats) that an adaptive coefficient keeps, over kl_horizon texts.
+        kl_in: "reward" or "loss". Default: the estimator's.
+        kl_estimator: "k1", "k2" or "k3" (`textenv.agents.ppo.kl`). Default: "k1" in the reward, "k3" in the loss.
+        reference: the policy to stay near; default: the policy as it is now.
+        reference_sync_every: iterations after which the reference becomes the policy; None: never.
+        reference_mixing: α of π_ref ← α π + (1 − α) π_ref, weight by weight, at these times.
+        value_model: None: a head on the policy; "separate": a copy of the policy; or a language model, or its name.
+        value_learning_rate: of the head or of the separate model; default: `learning_rate`.
+        value_warmup: iterations in which the value alone learns.
+        nlpo: `NLPO(top_p, refresh_every)`: sample under the top-p mask of a lagged policy.
+        lora, gradient_checkpointing, temperature, device: as for `LMPolicy`, where the policy is made here.
+        tensorboard_log: directory of TensorBoard logs.
+        seed: of prompts, sampling and minibatches. The global generators are left alone.
+        verbose: 1 prints a table of metrics every `log_interval` iterations.
+
+    Raises:
+        ValueError: policy and environment disagree about their tokens; bad settings.
+    """
+
+    settings_names = (
+        *Learner.settings_names, "learning_rate", "n_episodes", "batch_size", "micro_batch_size", "n_epochs", "advantage",
+        "advantage_level", "group_size", "dynamic_sampling", "gamma", "gae_lambda", "normalize_advantage", "clip_range",
+        "clip_range_high", "clip_range_vf", "loss_aggregation", "ent_coef", "vf_coef", "max_grad_norm", "target_kl", "kl_target",
+        "kl_horizon", "kl_in", "kl_estimator", "reference_sync_every", "reference_mixing", "value_learning_rate", "value_warmup",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        policy: Any,
+        env: gym.Env[Any, Any],
+        *,
+        learning_rate: float | Schedule = 1e-4,
+        n_episodes: int = 64,
+        batch_size: int = 16,
+        micro_batch_size: int | None = None,
+        n_epochs: int = 4,
+        advantage: str = "gae",
+        advantage_level: str = "token",
+        group_size: int | None = None,
+        dynamic_sampling: int = 0,
+        gamma: float = 1.0,
+        gae_lambda: float = 0.95,
+        normalize_advantage: bool | None = None,
+        clip_range: float | Schedule = 0.2,
+        clip_range_high: float | Schedule | None = None,
+        clip_range_vf: float | Schedule | None = None,
+        loss_aggregation: str | None = None,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.1,
+        max_grad_norm: float = 1.0,
+        target_kl: float | None = None,
+        kl_coef: float = 0.1,
+        kl_target: float | None = None,
+        kl_horizon: float = 10_000,
+        kl_in: str | None = None,
+        kl_estimator: str | None = None,
+        reference: LMPolicy | None = None,
+        reference_sync_every: int | None = None,
+        reference_mixing: float = 1.0,
+        value_model: Any = None,
+        value_learning_rate: float | Schedule | None = None,
+        value_warmup: int = 0,
+        nlpo: NLPO | Mapping[str, Any] | None = None,
+        lora: Any = None,
+        gradient_checkpointing: bool = False,
+        temperature: float = 1.0,
+        tensorboard_log: str | None = None,
+        seed: int | None = None,
+        device: str | torch.device = "auto",
+        verbose: int = 0,
+    ) -> None:
+        one_of(ESTIMATORS, advantage=advantage)
+        usual = ESTIMATORS[advantage]
+        self.advantage, self.advantage_level, self.dynamic_sampling = advantage, advantage_level, dynamic_sampling
+        self.group_size = usual.group_size if group_size is None else group_size
+        self.normalize_advantage = usual.normalize_advantage if normalize_advantage is None else normalize_advantage
+        self.loss_aggregation = usual.loss_aggregation if loss_aggregation is None else loss_aggregation
+        self.kl_in = usual.kl_in if kl_in is None else kl_in
+        self.kl_estimator = kl_estimator or ("k1" if self.kl_in == "reward" else "k3")
+        self.n_episodes, self.batch_size, self.n_epochs = n_episodes, batch_size, n_epochs
+        self.micro_batch_size = batch_size if micro_batch_size is None else micro_batch_size
+        self.learning_rate, self.clip_range, self.clip_range_vf = learning_rate, clip_range, clip_range_vf
+        self.clip_range_high, self.gamma, self.gae_lambda = clip_range_high, gamma, gae_lambda
+        self.ent_coef, self.vf_coef, self.max_grad_norm, self.target_kl = ent_coef, vf_coef, max_grad_norm, target_kl
+        self.reference_sync_every, self.reference_mixing = reference_sync_every, reference_mixing
+        self.value_learning_rate, self.value_warmup = value_learning_rate, value_warmup
+        self.nlpo = NLPO(**nlpo) if isinstance(nlpo, Mapping) else nlpo
+        self.kl = KLCoefficient(kl_coef, target=kl_target, horizon=kl_horizon)
+        self._check(value_model)
+        super().__init__(
+            policy, env, reference=reference or True, temperature=temperature, tensorboard_log=tensorboard_log, seed=seed,
+            device=device, verbose=verbose, lora=lora, gradient_checkpointing=gradient_checkpointing,
+        )  # fmt: skip
+        if self.reference_mixing < 1 and _shapes(self.reference) != _shapes(self.policy):
+            raise ValueError(f"reference_mixing={reference_mixing} mixes like weights, which this reference has not; leave it at 1")
+        self.value_model = None if value_model in (None, False) else ValueModel(value_model, self.policy, env)
+        self.sampler = self.policy if self.nlpo is None else MaskedPolicy(self.policy, self.nlpo)
+        self.optimizer = adam(self.policy, self.value_model, self.rates(1.0))
+        self.n_trained = 0
+        self._remaining = 1.0
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "TokenPPO",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> TokenPPO:
+        """Train until `total_timesteps` tokens have been generated (whole batches: the last may pass it).
+
+        Args:
+            total_timesteps: generated tokens; with `reset_num_timesteps=False`, beyond those already counted.
+            callback: Stable-Baselines3 callbacks; `on_step` is called once a batch.
+            log_interval: iterations between two dumps of the logger.
+            progress_bar: show tokens/s and the time left.
+        """
+        with self.running(total_timesteps, callback, tb_log_name, reset_num_timesteps, progress_bar) as run:
+            while self.num_timesteps < run.total:
+                self._remaining = run.remaining
+                run.calls.on_rollout_start()
+                timing = Timing()
+                if isinstance(self.sampler, MaskedPolicy):
+                    self.sampler.forget()
+                episodes, groups, tokens, _ = rollout_groups(
+                    self.env, self.sampler, self.n_episodes, self.generator, group_size=self.group_size,
+                    rounds=self.dynamic_sampling, timing=timing,
+                )  # fmt: skip
+                self.num_timesteps += tokens
+                if not run.step(episodes=episodes):
+                    break
+                run.calls.on_rollout_end()
+                sampled = time.perf_counter()
+                batch, beta = self.prepare(episodes, groups), self.kl.value
+                self.train(batch)
+                seconds = time.perf_counter() - sampled
+                penalty = 0.0
+                if self.kl_in == "reward":
+                    penalty = beta * float(kl_estimate(batch.log_ratio, self.kl_estimator).sum()) / len(episodes)
+                log_rollout(
+                    self.logger, self.env, batch, timing, seconds, kl_coef=beta, penalty=penalty,
+                    groups=groups if self.group_size > 1 else None,
+                )  # fmt: skip
+                run.iterated(log_interval)
+        return self
+
+    def _check(self, value_model: Any) -> None:
+        """Refuse settings that cannot be, before anything is loaded."""
+        at_least(1, n_episodes=self.n_episodes, batch_size=self.batch_size, n_epochs=self.n_epochs, group_size=self.group_size)
+        at_least(1, reference_sync_every=self.reference_sync_every)
+        at_least(0, dynamic_sampling=self.dynamic_sampling, value_warmup=self.value_warmup)
+        one_of(LEVELS, advantage_level=self.advantage_level)
+        one_of(AGGREGATIONS, loss_aggregation=self.loss_aggregation)
+        one_of(("reward", "loss"), kl_in=self.kl_in)
+        one_of(KL_ESTIMATORS, kl_estimator=self.kl_estimator)
+        size, name = self.group_size, self.advantage
+        if not 1 <= self.micro_batch_size <= self.batch_size:
+            raise ValueError(f"micro_batch_size must lie in 1..batch_size={self.batch_size}, got {self.micro_batch_size}")
+        if ESTIMATORS[name].compares and size < 2:
+            raise ValueError(f"advantage={name!r} compares the texts of one prompt: group_size must be at least 2, got {size}")
+        if self.n_episodes % size:
+            raise ValueError(f"n_episodes={self.n_episodes} is no multiple of group_size={size}; lower one of them")
+        if self.dynamic_sampling and size < 2:
+            raise ValueError(f"dynamic_sampling={self.dynamic_sampling} needs texts to compare: group_size must be at least 2")
+        if not 0 < self.reference_mixing <= 1:
+            raise ValueError(f"reference_mixing must lie in (0, 1], got {self.reference_mixing}; 1 takes the policy as it is")
+        if name == "gae" and self.advantage_level != "token":
+            raise ValueError(f"advantage_level={self.advantage_level!r}: GAE is an estimate for each token; try advantage='rloo'")
+        given = {"value_model": value_model, "value_learning_rate": self.value_learning_rate, "value_warmup": self.value_warmup}
+        for setting, value in given.items():
+            if value and not self.learns_value:
+                raise ValueError(f"{setting}={value!r}, but advantage={name!r} learns no value; leave it out, or use 'gae'")
+        if self.kl_in == "loss" and self.kl_estimator == "k1":
+            warnings.warn("the gradient of k1 in the loss has mean zero, so it keeps nothing near: use 'k2' or 'k3'", stacklevel=3)
+
+    # --- Checkpoints ---------------------------------------------------------------------------------------------
+
+    @property
+    def kl_target(self) -> float | None:
+        """The KL per text that the coefficient keeps; None: it is fixed."""
+        return self.kl.target
+
+    @property
+    def kl_horizon(self) -> float:
+        """Episodes over which the coefficient adapts."""
+        return self.kl.horizon
+
+    def _networks(self) -> dict[str, torch.nn.Module]:
+        networks: dict[str, torch.nn.Module] = {} if self.value_model is None else {"value_model": self.value_model}
+        return networks if not isinstance(self.sampler, MaskedPolicy) else {**networks, "lagged": self.sampler.lagged}
+
+    def _state(self) -> dict[str, Any]:
+        state = super()._state()
+        if self.value_model is not None:
+            state["settings"]["value_model"] = self.value_model.source
+        state["settings"]["nlpo"] = None if self.nlpo is None else asdict(self.nlpo)
+        state["counters"]["n_trained"] = self.n_trained
+        return {**state, "kl_coef": self.kl.value}
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        super()._restore(state)
+        self.kl.value = state["kl_coef"]
+
+
+def _shapes(policy: LMPolicy) -> list[torch.Size]:
+    return [parameter.shape for parameter in policy.parameters()]

@@ -1,0 +1,1 @@
+"""Learning from preferences: DPO, SimPO, TDPO, SELM, and T-REG's regularization token by token."""
