@@ -13,7 +13,8 @@ from stable_baselines3.common.logger import Logger
 
 from tests import worlds
 from tests.worlds import Memory, make
-from textenv.agents import LMPolicy, etpo, evaluate, rollout
+from textenv.agents import LMPolicy, evaluate, rollout
+from textenv.agents.etpo import etpo
 from textenv.agents.etpo.etpo import ETPO
 from textenv.agents.etpo.soft_q import soft_optimal, soft_targets, soft_values
 
