@@ -28,6 +28,8 @@ TASKS: dict[str, tuple[str, str, int, int]] = {  # environment, policy, new toke
     "translation": ("textenv/Translation-v0", "textenv/tiny-translation", 48, 1280),
     "sentiment": ("textenv/Sentiment-v0", "textenv/tiny", 28, 1280),
 }
+TRUTH = {"summarization": "supported_share", "long_form_qa": "factual_share", "translation": "grammar_error_rate"}
+"""Metric that the world's own truth gives, whatever the score: is what was learned what was wanted?"""
 REWARDS = ("sparse", "critic_span", "redistributed", "attention", "uniform", "hierarchical")
 T_95 = (0.0, 12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t by degrees of freedom
 
@@ -69,17 +71,19 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def result_table(runs: Sequence[Key], cells: Sequence[Any], chosen: dict[Any, Any]) -> Table:
-    names = ("task", "reward", "lr, kl", "score, held out", "score over the run", "reference KL", "perplexity", "length", "s")
-    table = Table(*names, title="The task's own score: mean over seeds ± half of the 95 % interval")
+    names = ("task", "reward", "lr, kl", "score, held out", "score over the run", "truth", "reference KL", "perplexity", "length")
+    table = Table(*names, "s", title="The task's own score: mean over seeds ± half of the 95 % interval")
     for cell in cells:
         group = [r for r in runs if cell_of(r) == cell]
         columns = [[r[name] for r in group] for name in ("final", "reference_kl", "perplexity", "length", "seconds")]
         mean_curve = [float(np.mean(r["curve"])) for r in group]
         final, kl, perplexity, length, seconds = (_told(values) for values in columns)
+        true = TRUTH.get(cell[0])
+        truth = f"{_told([r['metrics'][true] for r in group])} {true}" if true else ""
         before = f"{group[0]['perplexity_before']:.3g}"
         table.add_row(
             cell[0], cell[2], "{:g}, {:g}".format(*chosen[cell]), f"{final} (untrained {group[0]['before']:.3g})",
-            _told(mean_curve), kl, f"{perplexity} ({before})", length, seconds,
+            _told(mean_curve), truth, kl, f"{perplexity} ({before})", length, seconds,
         )  # fmt: skip
     return table
 

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 from tests import worlds
 from tests.worlds import EOS, VOCABULARY, make
 from textenv.actions import TopKActions
-from textenv.agents.sb3_vocabulary import VecTopKActions
+from textenv.agents.sb3.vocabulary import VecTopKActions
 from textenv.states import read_states
 
 PROMPTS = ["p", "a longer one", "mid "]

@@ -6,6 +6,7 @@ gets for it (fine-grained rewards, ALaRM's hierarchy, scalarizations, process re
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -40,6 +41,9 @@ class Aspect:
             character of it), the whole "text" (on the last token of all, EOS included, as the score is), or a "token": then
             every token has a value, 0 where no piece was named.
         lower_is_better: an error rate, say: whoever compares two texts by this aspect, or pays for it, turns it around.
+        squash: whether ALaRM's rewards squash it by a sigmoid, as they do with small numbers around 0; a count would be 1.
+        scale: what ALaRM's rewards divide it by (other rewards have weights alone): a number, or "mean": the mean over texts of
+            the initial policy, where their `statistics` are a file of `textenv calibrate`; elsewhere the budget of new tokens.
 
     >>> import gymnasium as gym, textenv
     >>> from textenv import Prompt, Span
@@ -55,8 +59,12 @@ class Aspect:
     judge: Callable[[Sequence[Episode]], Sequence[Sequence[Span]]]
     granularity: Granularity = "text"
     lower_is_better: bool = False
+    squash: bool = True
+    scale: float | Literal["mean"] = 1.0
 
     def __post_init__(self) -> None:
+        if self.scale != "mean" and not _positive(self.scale):
+            raise ValueError(f'aspect {self.name!r}: scale is a positive number or "mean", got {self.scale!r}')
         if self.granularity not in get_args(Granularity):
             raise ValueError(f"aspect {self.name!r}: granularity is one of {get_args(Granularity)}, got {self.granularity!r}")
 
@@ -120,6 +128,10 @@ class Aspect:
 
     def _grows(self, episode: Episode) -> bool:
         return self.granularity != "token" and not ended(episode.text, _SEGMENTERS[self.granularity])
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, (int, float)) and 0.0 < value < math.inf
 
 
 def own_aspects(aspects: Mapping[str, Aspect]) -> list[Aspect]:

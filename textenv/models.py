@@ -6,6 +6,7 @@ import os
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,22 @@ from transformers.utils import logging
 from textenv import embedded
 
 __all__ = [
+    "headless",
     "load_causal_lm",
     "load_language_model",
     "load_sequence_classifier",
     "load_token_classifier",
     "pick_device",
     "quiet_files",
+    "refuse_model",
     "resolve",
+    "saved_as",
 ]
+
+_ASKED_BY = {
+    "scorer": "SequenceClassifierScorer(model, tokenizer=..., label=...)",
+    "critic": "LanguageModelCritic(model, form, tokenizer=...)",
+}
 
 
 @contextmanager
@@ -36,6 +45,19 @@ def quiet_files() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+_HEADLESS: ContextVar[bool] = ContextVar("headless", default=False)
+
+
+@contextmanager
+def headless() -> Iterator[None]:
+    """Within, models may come without their heads: for those who read the states of a trunk, a reward model's, say."""
+    token = _HEADLESS.set(True)
+    try:
+        yield
+    finally:
+        _HEADLESS.reset(token)
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
@@ -65,6 +87,25 @@ def resolve(source: str | os.PathLike[str]) -> str:
     return name  # a hub name
 
 
+def refuse_model(argument: str, given: Any, way_out: str = "") -> None:
+    """Raise where a bare model stands for whoever asks it: it is callable, and would fail at the first text.
+
+    Args:
+        argument: "scorer", "critic", or another with its `way_out`.
+
+    Raises:
+        TypeError: with what to pass.
+    """
+    if isinstance(given, torch.nn.Module):
+        asked = way_out or _ASKED_BY[argument]
+        raise TypeError(f"{argument}= got a model ({type(given).__name__}); say how it is to be asked: {argument}={asked}")
+
+
+def saved_as(source: str | os.PathLike[str]) -> str:
+    """The class that a model was saved as, as its config says ("LlamaForCausalLM"); "" where it does not say."""
+    return next(iter(transformers.AutoConfig.from_pretrained(resolve(source)).architectures or []), "")
+
+
 def load_causal_lm(
     source: Any, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "auto", shared: bool = False
 ) -> Any:
@@ -75,6 +116,9 @@ def load_causal_lm(
         dtype: of the weights.
         device: "auto", "cpu", "cuda", ...
         shared: for models that nobody trains: whoever asks for the same files again gets the same object.
+
+    Raises:
+        FileNotFoundError, ValueError: no model there; one without its head (a classifier, say), which would be random numbers.
     """
     return _load("AutoModelForCausalLM", source, dtype, pick_device(device), shared)
 
@@ -107,18 +151,38 @@ def load_token_classifier(
 # Eight environments in a vector ask for the same critic; it is held once, and for as long as somebody holds it.
 _SHARED: weakref.WeakValueDictionary[tuple[Any, ...], Any] = weakref.WeakValueDictionary()
 
+_HEADS = {
+    "AutoModelForCausalLM": ("", "a language model (a classifier judges texts, as scorer=)"),
+    "AutoModelForSeq2SeqLM": ("", "an encoder–decoder that writes texts"),
+    "AutoModelForSequenceClassification": ("SequenceClassification", "a sequence classifier"),
+    "AutoModelForTokenClassification": ("TokenClassification", "a token classifier"),
+}
+"""What the class of a saved classifier must say (the heads of both kinds may bear one name), and what should be named."""
+
 
 def _load(kind: str, source: Any, dtype: torch.dtype, device: torch.device, shared: bool) -> Any:
     if not isinstance(source, (str, os.PathLike)):
         return source.to(device).eval()
     name = resolve(source)
     files = sorted(Path(name).iterdir()) if Path(name).is_dir() else []
-    key = (kind, name, dtype, device, *(file.stat().st_mtime_ns for file in files))
+    key = (kind, name, dtype, device, _HEADLESS.get(), *(file.stat().st_mtime_ns for file in files))
     found = _SHARED.get(key) if shared else None
     if found is not None:
         return found
+    said, wanted = _HEADS[kind]
+    saved = saved_as(source)
+    if said and "Classification" in saved and said not in saved:
+        raise ValueError(f"{os.fspath(source)} was saved as {saved}; name {wanted}")
     with quiet_files():
-        model = getattr(transformers, kind).from_pretrained(name, dtype=dtype).to(device).eval()
+        model, found_keys = getattr(transformers, kind).from_pretrained(name, dtype=dtype, output_loading_info=True)
+    trunk = f"{model.base_model_prefix}." if _HEADLESS.get() else ""
+    missing = sorted(key for key in found_keys["missing_keys"] if key.startswith(trunk))  # a tied head is not one
+    if missing:
+        raise ValueError(
+            f"{os.fspath(source)} (saved as {saved or 'no class that its config names'}) has no {', '.join(missing[:3])}"
+            f"{', …' * (len(missing) > 3)}, which {type(model).__name__} would fill with random numbers; name {wanted}"
+        )
+    model = model.to(device).eval()
     if shared:
         _SHARED[key] = model.requires_grad_(False)
     return model

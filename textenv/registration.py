@@ -281,11 +281,12 @@ def _named(name: str) -> Callable[..., Any] | None:
         raise ValueError(
             f"{name!r} is {found!r}; a reward is a subclass of RewardWrapper, a function of an episode, or one of env"
         )
-    if _wraps_environments(found):
-        return found
+    function: Callable[..., Any] = found
+    if _wraps_environments(function):
+        return function
 
     def placed(env: Any, *, keeps_return: bool = False, causal: bool = False) -> Any:
-        return from_function(found, keeps_return=keeps_return, causal=causal)(env)
+        return from_function(function, keeps_return=keeps_return, causal=causal)(env)
 
     return placed
 

@@ -23,7 +23,7 @@ from textenv.env import Observation
 from textenv.episode import Episode
 from textenv.render import render_episode
 
-__all__ = ["NotApplicable", "RewardWrapper", "check_pay_every"]
+__all__ = ["NotApplicable", "RewardWrapper", "check_pay_every", "check_score_taken_once"]
 
 
 class NotApplicable(ValueError):
@@ -33,18 +33,20 @@ class NotApplicable(ValueError):
 class RewardWrapper(gym.Wrapper[Observation, np.int64, Observation, np.int64], ABC):
     """Decides which tokens of a text deserve the reward.
 
-    A subclass implements `rewards` and declares two facts:
+    A subclass implements `rewards` and declares three facts:
 
     Attributes:
         keeps_return: whether the credit of an episode sums to what the environment inside credited.
         causal: whether the credit of token t depends on the tokens up to t alone (else: hindsight).
+        takes_score: whether it takes the score, or a part of it, from the last token, to move or to replace it. One wrapper
+            of a stack may: a second would take what is no longer there.
 
     Example:
         Half of the score now, half for the last token:
 
         >>> import gymnasium as gym, textenv
         >>> class HalfEarly(textenv.RewardWrapper):
-        ...     keeps_return, causal = True, False
+        ...     keeps_return, causal, takes_score = True, False, True
         ...     def rewards(self, episodes):
         ...         out = []
         ...         for episode in episodes:
@@ -62,6 +64,7 @@ class RewardWrapper(gym.Wrapper[Observation, np.int64, Observation, np.int64], A
 
     keeps_return: ClassVar[bool] = False
     causal: ClassVar[bool] = False
+    takes_score: ClassVar[bool] = False
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
@@ -71,6 +74,7 @@ class RewardWrapper(gym.Wrapper[Observation, np.int64, Observation, np.int64], A
             raise TypeError(f"{type(self).__name__} wraps text environments; {env} has no credit()") from None
         self._paid = 0.0
         self._last: Episode | None = None
+        self._stack_checked = False
 
     @abstractmethod
     def rewards(self, episodes: Sequence[Episode]) -> Sequence[ArrayLike]:
@@ -84,7 +88,8 @@ class RewardWrapper(gym.Wrapper[Observation, np.int64, Observation, np.int64], A
         """Episodes with this stack's credit; one call of `rewards` for all of them.
 
         Raises:
-            ValueError: `rewards` returned a wrong number of arrays, a wrong length, or a value that is not finite.
+            ValueError: `rewards` returned a wrong number of arrays, a wrong length, or a value that is not finite; two
+                wrappers of this stack take the score.
         """
         return self._place(self.env.get_wrapper_attr("credit")(episodes))
 
@@ -119,6 +124,9 @@ class RewardWrapper(gym.Wrapper[Observation, np.int64, Observation, np.int64], A
         return {}
 
     def _place(self, episodes: Sequence[Episode]) -> list[Episode]:
+        if not self._stack_checked:  # what was wrapped by hand has not passed `gym.make`
+            check_score_taken_once(self)
+            self._stack_checked = True
         placed = self.rewards(episodes)
         if len(placed) != len(episodes):
             raise ValueError(f"{type(self).__name__}.rewards returned {len(placed)} arrays for {len(episodes)} episodes")
@@ -136,6 +144,25 @@ class RewardWrapper(gym.Wrapper[Observation, np.int64, Observation, np.int64], A
             t = int(np.flatnonzero(~np.isfinite(values))[0])
             raise ValueError(f"{where}: reward {values[t]} at token {t}; credit must be finite")
         return values
+
+
+def check_score_taken_once(env: gym.Env[Any, Any]) -> None:
+    """Raise if two reward wrappers of a stack take the score from the last token.
+
+    Raises:
+        ValueError: with both, and the way out.
+    """
+    outer: RewardWrapper | None = None
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, RewardWrapper) and env.takes_score:
+            if outer is not None:
+                raise ValueError(
+                    f"{type(outer).__name__} around {type(env).__name__}: each moves or replaces the score on the last token, so "
+                    "it would be taken twice; keep one of them (keep_score=True, where there is such an argument, leaves the score "
+                    "alone), and compose it with rewards that stand beside the score (critic_span, contrastive, length_penalty)"
+                )
+            outer = env
+        env = env.env
 
 
 def check_pay_every(pay_every: object) -> None:

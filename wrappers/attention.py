@@ -39,7 +39,7 @@ __all__ = ["AttentionReward"]
 class AttentionReward(ShareReward):
     """The score by the reward model's attention.
 
-    Keeps the return: yes. Causal: no (hindsight).
+    Keeps the return: yes. Causal: no (hindsight). Takes the score: yes.
 
     Example, with shares (0.5, 0.25, 0.25, 0) of a score of 1: 0.4, 0.2, 0.2 and, on the last token, 0.2:
 
@@ -73,6 +73,7 @@ class AttentionReward(ShareReward):
 
     keeps_return: ClassVar[bool] = True
     causal: ClassVar[bool] = False
+    takes_score: ClassVar[bool] = True
 
     def __init__(
         self,

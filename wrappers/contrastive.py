@@ -64,6 +64,7 @@ class ContrastiveReward(RewardWrapper):
     """Adds scale · r̂_t to the credit of each token.
 
     Keeps the return: no. Causal: no (hindsight); yes where the requests do not show the text ("headers").
+    Takes the score: no.
 
     Example: a token of probability 0.3 behind "Better: ..." and 0.1 behind "Worse: ...": 0.3 / (0.3 + 0.1) − ½ = 0.25.
 

@@ -25,7 +25,7 @@ __all__ = ["NoiseReward", "UniformReward"]
 class UniformReward(ShareReward):
     """R / T for every token.
 
-    Keeps the return: yes. Causal: no (R and T are known at the end).
+    Keeps the return: yes. Causal: no (R and T are known at the end). Takes the score: yes.
 
     >>> import gymnasium as gym, textenv
     >>> env = gym.make("textenv/CountLetter-v0", reward="uniform", max_new_tokens=4, payment="end")
@@ -42,6 +42,7 @@ class UniformReward(ShareReward):
 
     keeps_return: ClassVar[bool] = True
     causal: ClassVar[bool] = False
+    takes_score: ClassVar[bool] = True
 
     def __init__(self, env: gym.Env[Any, Any], *, mix: float = 1.0) -> None:
         super().__init__(env, mix=mix)
@@ -54,7 +55,7 @@ class UniformReward(ShareReward):
 class NoiseReward(ShareReward):
     """The score shared at random, or zero-sum noise on the credit that is there.
 
-    Keeps the return: yes. Causal: no (R and T are known at the end).
+    Keeps the return: yes. Causal: no (R and T are known at the end). Takes the score: yes (zero-sum noise: no).
 
     The noise of a text is drawn from a generator seeded by `seed`, the prompt's and the text's tokens: the same text is always
     paid alike, alone or in a batch, stepped through or not.
@@ -80,6 +81,7 @@ class NoiseReward(ShareReward):
 
     keeps_return: ClassVar[bool] = True
     causal: ClassVar[bool] = False
+    takes_score: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -96,6 +98,7 @@ class NoiseReward(ShareReward):
         if not (0 <= scale < float("inf")) or seed < 0:
             raise ValueError(f"scale must be finite and, like seed, not negative, got scale={scale}, seed={seed}")
         self.kind, self.scale, self.seed = kind, scale, seed
+        self.takes_score = kind == "exponential" and mix > 0  # type: ignore[misc]  # the class tells of the defaults
 
     def shares(self, episodes: Sequence[Episode]) -> list[NDArray[np.float64]]:
         """α_t = e_t / Σ e, (T,) each."""

@@ -45,7 +45,7 @@ __all__ = ["CriticReward", "CriticTokenReward"]
 class CriticReward(RewardWrapper):
     """Pays the tokens of the spans that a critic marks, beside the credit that is there.
 
-    Keeps the return: no. Causal: no (hindsight).
+    Keeps the return: no. Causal: no (hindsight). Takes the score: no.
 
     Example, one bad word, v⁻ = −0.5, score 1 on the last token:
 
@@ -186,7 +186,7 @@ class CriticReward(RewardWrapper):
 class CriticTokenReward(CriticReward):
     """Pays every word what a critic says it is worth, beside the credit that is there.
 
-    Keeps the return: no. Causal: no (hindsight).
+    Keeps the return: no. Causal: no (hindsight). Takes the score: no.
 
     The critic reads the words of a text as a numbered list and answers with a number from −1 to 1 for each; a word's
     number scales v⁺ or v⁻ on its tokens. A model or server by name is asked so (`WordScores`, made of the task's own

@@ -12,8 +12,8 @@ Departures and choices:
 2. the last segment ends at the last token, EOS included: with `segmenter="whole"` this is the sparse reward;
 3. S(y) is the score that the environment has, not asked again; prefixes are asked about together, for a whole batch.
 
-It comes in place of the score; wrappers inside must not have moved it. Sequence-level estimators (RLOO, GRPO) cannot see the
-difference to the sparse reward: per-token returns are needed.
+It comes in place of the score; a second reward that takes the score is refused. Sequence-level estimators (RLOO, GRPO) cannot
+see the difference to the sparse reward: per-token returns are needed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class DeltaReward(RewardWrapper):
     """Pays at each segment's end what the segment changed in the score.
 
     Keeps the return: yes (with the task's own scorer and baseline 0). Causal: no (where a segment ends is known when the
-    next begins).
+    next begins). Takes the score: yes.
 
     >>> import gymnasium as gym, textenv
     >>> env = gym.make("textenv/CountLetter-v0", reward="delta", max_new_tokens=8, payment="end")
@@ -61,6 +61,7 @@ class DeltaReward(RewardWrapper):
 
     keeps_return: ClassVar[bool] = True
     causal: ClassVar[bool] = False
+    takes_score: ClassVar[bool] = True
 
     def __init__(
         self,

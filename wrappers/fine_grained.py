@@ -35,6 +35,7 @@ class FineGrainedReward(RewardWrapper):
     """Pays several aspects, each at its own segment ends.
 
     Keeps the return: no. Causal: no (where a segment ends is known when the next begins, and a judge may read on).
+    Takes the score: yes (`keep_score=True`: no).
 
     >>> import gymnasium as gym, textenv
     >>> from textenv.wrappers import Aspect
@@ -60,6 +61,7 @@ class FineGrainedReward(RewardWrapper):
 
     keeps_return: ClassVar[bool] = False
     causal: ClassVar[bool] = False
+    takes_score: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -70,6 +72,7 @@ class FineGrainedReward(RewardWrapper):
         keep_score: bool = False,
     ) -> None:
         super().__init__(env)
+        self.takes_score = not keep_score  # type: ignore[misc]  # the class tells of the defaults
         task: Task = env.get_wrapper_attr("task")
         self.aspects = pick_aspects(task.aspects, aspects)
         self.weights = pick_weights(self.aspects, weights)

@@ -67,7 +67,7 @@ class RewardFromFunction:
 class FunctionReward(RewardWrapper):
     """Pays what a function of an episode says. `RewardFromFunction` makes it.
 
-    Keeps the return: as it was told. Causal: as it was told.
+    Keeps the return: as it was told. Causal: as it was told. Takes the score: no.
     """
 
     keeps_return: ClassVar[bool] = False
@@ -89,7 +89,7 @@ class FunctionReward(RewardWrapper):
         out = np.zeros(len(episode), np.float64)
         if not len(episode):
             return out
-        said: Any = self.function(episode)
+        said = self._said(episode)
         if isinstance(said, Sequence) and all(isinstance(span, Span) for span in said):  # none is a list of spans too
             for span in said:
                 if span.end > len(episode.text):
@@ -108,6 +108,16 @@ class FunctionReward(RewardWrapper):
         else:
             out += values
         return out
+
+    def _said(self, episode: Episode) -> Any:
+        try:
+            return self.function(episode)
+        except TypeError as error:
+            if "gymnasium.Env" in str(error) or "wraps text environments" in str(error):
+                raise TypeError(
+                    f"{self._name} was taken for a function of an episode, but wraps environments ({error}); call its argument env"
+                ) from error
+            raise
 
     @property
     def _name(self) -> str:

@@ -15,11 +15,13 @@ Departures from the released code:
 1. a reward sits at its own token; the code pads on the wrong side and moves it;
 2. w_H and τ are the task's, μ and σ those of the embedded policy, unless given; UltraRM's constants fit no other scorer;
 3. an aspect of which lower is better is turned around before it is squashed;
-4. `normalise="per_position"` divides an aspect's sum by its number of placed positions, so that length does not pay; off,
+4. length is not squashed, as there, and is divided by its mean over texts of the initial policy, where a statistics file tells
+   it, else by the budget of new tokens (`Aspect.squash`, `Aspect.scale`);
+5. `normalise="per_position"` divides an aspect's sum by its number of placed positions, so that length does not pay; off,
    as in the paper;
-5. short texts (`short_tokens`) get h = −10 and no aspects, but the environment has asked the scorer before.
+6. short texts (`short_tokens`) get h = −10 and no aspects, but the environment has asked the scorer before.
 
-The score is taken from the last token and w_H h put there: wrappers inside must not have taken it already. The return is
+The score is taken from the last token and w_H h put there: a second reward that takes the score is refused. The return is
 not kept: report `Episode.score` apart. An unfinished text has no score, so the gate is shut and nothing is paid; without the
 gate those pieces are paid that have come to their end.
 """
@@ -37,7 +39,7 @@ from numpy.typing import NDArray
 
 from textenv.aspects import Aspect, Placed, pick_aspects, pick_weights
 from textenv.episode import Episode
-from textenv.judges.statistics import checked_statistics, read_statistics
+from textenv.judges.statistics import aspect_means, checked_statistics, read_statistics
 from textenv.reward import NotApplicable, RewardWrapper
 from textenv.task import Task
 
@@ -78,6 +80,7 @@ class _AspectReward(RewardWrapper):
         if not math.isfinite(self.holistic_weight):
             raise ValueError(f"holistic_weight must be finite, got {self.holistic_weight}")
         self.mean, self.sd = self._statistics(task, statistics)
+        self.scales = self._scales(env, statistics)
         self.squash, self.normalise, self.short_tokens = squash, normalise, short_tokens
         self._texts, self._open, self._sums = 0, 0, dict.fromkeys((aspect.name for aspect in self.aspects), 0.0)
 
@@ -99,6 +102,18 @@ class _AspectReward(RewardWrapper):
                 "`textenv calibrate`"
             )
         return known
+
+    def _scales(
+        self, env: gym.Env[Any, Any], given: tuple[float, float] | str | os.PathLike[str] | None
+    ) -> dict[str, float]:
+        """What the raw values of each aspect are divided by."""
+        measured = aspect_means(given) if isinstance(given, (str, os.PathLike)) else {}
+        budget = float(env.get_wrapper_attr("action_rule").max_new_tokens)
+        scales = {a.name: measured.get(a.name, budget) if a.scale == "mean" else float(a.scale) for a in self.aspects}
+        for name, scale in scales.items():
+            if not scale > 0:
+                raise ValueError(f"the aspect {name!r} is divided by its mean, {scale} in {given}; pass an Aspect with scale=")
+        return scales
 
     def rewards(self, episodes: Sequence[Episode]) -> list[NDArray[np.float64]]:
         """r_t, (T,) each; one call of each aspect's judge for all texts whose gate is open."""
@@ -128,8 +143,9 @@ class _AspectReward(RewardWrapper):
         """s(a_t) where the aspect has a value, (T,); 0 elsewhere, though s(0) is not."""
         where, raw = placed
         out = np.zeros(len(raw), np.float64)
-        value = aspect.sign * raw[where]
-        out[where] = 0.5 * (1.0 + np.tanh(value / 2)) if self.squash else value  # = 1 / (1 + exp(-a)), which would overflow
+        value = aspect.sign * raw[where] / self.scales[aspect.name]
+        squashed = self.squash is not None and aspect.squash
+        out[where] = 0.5 * (1.0 + np.tanh(value / 2)) if squashed else value  # = 1 / (1 + exp(-a)), which would overflow
         return out / where.sum() if self.normalise and where.any() else out
 
     def metrics(self) -> dict[str, float]:
@@ -144,7 +160,7 @@ class _AspectReward(RewardWrapper):
 class HierarchicalReward(_AspectReward):
     """Pays the score's z-value at the end, and aspects where it reaches the gate.
 
-    Keeps the return: no. Causal: no (hindsight).
+    Keeps the return: no. Causal: no (hindsight). Takes the score: yes.
 
     Example, a score of 3 that is half a standard deviation too good, and a verdict of +0.5 on each of two sentences:
 
@@ -169,7 +185,7 @@ class HierarchicalReward(_AspectReward):
         gate: τ, in standard deviations; default: the task's (0.5 of translation; 0.6 of long answers).
         holistic_weight: w_H; default: the task's (1; 3 of translation, 5 of long answers).
         statistics: (μ, σ), or a file of `textenv calibrate`; default: of the embedded policy and scorer.
-        squash: "sigmoid", or None: raw values.
+        squash: "sigmoid" (but for aspects that are not to be squashed, as length), or None: raw values.
         normalise: "per_position" divides an aspect's sum by its number of placed positions.
         short_tokens: finished texts of so many tokens or fewer get h = −10 and no aspects (the paper: 2); None: no such rule.
 
@@ -180,6 +196,7 @@ class HierarchicalReward(_AspectReward):
 
     keeps_return: ClassVar[bool] = False
     causal: ClassVar[bool] = False
+    takes_score: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -204,13 +221,14 @@ class HierarchicalReward(_AspectReward):
 class WeightedSumReward(_AspectReward):
     """Pays the score's z-value at the end, and all aspects wherever they are placed.
 
-    Keeps the return: no. Causal: no (hindsight).
+    Keeps the return: no. Causal: no (hindsight). Takes the score: yes.
 
     `HierarchicalReward` without its gate, with the same arguments otherwise, but by default with all of the task's own aspects.
     """
 
     keeps_return: ClassVar[bool] = False
     causal: ClassVar[bool] = False
+    takes_score: ClassVar[bool] = True
 
     def __init__(
         self,

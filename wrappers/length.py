@@ -41,7 +41,7 @@ def soft_overlong_penalty(tokens: int, limit: int, buffer: int) -> float:
 class LengthPenalty(RewardWrapper):
     """Takes up to 1 from the last token of a text that comes close to its budget.
 
-    Keeps the return: no. Causal: yes (a token that ends the text knows how long it has become).
+    Keeps the return: no. Causal: yes (a token that ends the text knows how long it has become). Takes the score: no.
 
     >>> import gymnasium as gym, textenv
     >>> env = gym.make("textenv/CountLetter-v0", reward=("length_penalty", {"max_tokens": 4, "buffer": 2}),

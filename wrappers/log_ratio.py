@@ -33,7 +33,7 @@ __all__ = ["ImplicitReward", "TokenLogRatioReward"]
 class TokenLogRatioReward(RewardWrapper):
     """Adds the clipped log-ratio of two frozen language models to the credit of each token.
 
-    Keeps the return: no. Causal: yes.
+    Keeps the return: no. Causal: yes. Takes the score: no.
 
     Example: log-probabilities −1 and −3 of a token under model and reference, scale 0.05 and clip 0.05: the ratio 2 gives
     0.05 · 2 = 0.1, clipped to 0.05.
@@ -107,7 +107,7 @@ class TokenLogRatioReward(RewardWrapper):
 class ImplicitReward(TokenLogRatioReward):
     """RTO's dense reward: the log-ratio of a DPO-trained model to its reference.
 
-    Keeps the return: no. Causal: yes.
+    Keeps the return: no. Causal: yes. Takes the score: no.
 
     Args:
         env: a text environment.

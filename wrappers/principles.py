@@ -12,8 +12,8 @@ Departures and choices:
 1. SALMON draws when a text begins. Credit is placed on batches of texts here, and stepping must give the same, so the draw is
    a function of the seed, the prompt and the tokens (`draw_by="text"`), or of the seed and the prompt (`draw_by="prompt"`: all
    texts of a prompt are judged alike, which group baselines want);
-2. β = 1 replaces the score, as there; the length bonus and the price of not stopping are wrappers of their own
-   (`length_penalty`);
+2. β = 1 replaces the score, as there; its length bonus and its price for texts that do not stop are left out
+   (`length_penalty`, DAPO's, is the nearest here and composes with it);
 3. `negate` asks for a principle's opposite wording, which SALMON does in training alone;
 4. weights of 0 are never drawn; a boost is added to a weight.
 """
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol
@@ -33,6 +34,7 @@ from numpy.typing import NDArray
 from textenv.embedded.principles import PRINCIPLES
 from textenv.episode import Episode, Prompt
 from textenv.judges.scorers import SequenceClassifierScorer
+from textenv.models import refuse_model
 from textenv.reward import RewardWrapper
 from textenv.task import check_scores
 
@@ -52,7 +54,7 @@ class InstructableRewardModel(Protocol):
 class PrinciplesReward(RewardWrapper):
     """Puts on the last token what a reward model says that was told the principles.
 
-    Keeps the return: no. Causal: no (hindsight).
+    Keeps the return: no. Causal: no (hindsight). Takes the score: yes (`mix=0`: no).
 
     >>> import gymnasium as gym, textenv
     >>> def model(episodes, principles):  # a bee for a "b", if that is what is asked for
@@ -86,15 +88,17 @@ class PrinciplesReward(RewardWrapper):
 
     Raises:
         ValueError: unknown names, no negated wording, fewer principles than k, weights below 0; a reward that is not finite.
+        TypeError: a bare model.
     """
 
     keeps_return: ClassVar[bool] = False
     causal: ClassVar[bool] = False
+    takes_score: ClassVar[bool] = True
 
     def __init__(
         self,
         env: gym.Env[Any, Any],
-        model: InstructableRewardModel | str | None = None,
+        model: InstructableRewardModel | str | os.PathLike[str] | None = None,
         *,
         principles: Mapping[str, str | tuple[str, str]] | None = None,
         k: int | None = None,
@@ -126,7 +130,9 @@ class PrinciplesReward(RewardWrapper):
             raise ValueError(f"mix must lie in [0, 1], got {mix}")
         if draw_by not in ("text", "prompt"):
             raise ValueError(f'draw_by must be "text" or "prompt", got {draw_by!r}')
+        refuse_model("model", model, way_out="the directory of a saved one, or a callable (episodes, principles) → rewards")
         self.mix, self.seed, self.draw_by = mix, seed, draw_by
+        self.takes_score = mix > 0  # type: ignore[misc]  # the class tells of the defaults
         self._shares(self.weights)
         self.model: InstructableRewardModel = (
             model if callable(model) else _Reader(model or "textenv/tiny-principles", template, label)
@@ -195,7 +201,7 @@ class PrinciplesReward(RewardWrapper):
 class _Reader:
     """A sequence classifier that reads principles and text as one string."""
 
-    def __init__(self, source: str, template: str, label: str | int | tuple[str, ...]) -> None:
+    def __init__(self, source: str | os.PathLike[str], template: str, label: str | int | tuple[str, ...]) -> None:
         if "{principles}" not in template or "{text}" not in template:
             raise ValueError(f"template {template!r} needs the fields {{principles}} and {{text}}")
         self.scorer = SequenceClassifierScorer(source, label=label, output="logit")

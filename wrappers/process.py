@@ -18,6 +18,7 @@ Choices (the paper's inner rules are not published):
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 
 from textenv.aspects import Aspect
 from textenv.episode import Episode, Span
-from textenv.models import load_sequence_classifier
+from textenv.models import load_sequence_classifier, refuse_model
 from textenv.reward import RewardWrapper
 from textenv.segments import Segmenter, load_segmenter, settled
 from textenv.task import Task
@@ -72,7 +73,7 @@ class StepClassifier:
             raise ValueError(f'read must be "argmax" or "expected", got {read!r}')
         if "{text}" not in template:
             raise ValueError(f"template {template!r} needs the field {{text}}")
-        named = isinstance(source, str)
+        named = isinstance(source, (str, os.PathLike))
         if tokenizer is None and not named:
             raise ValueError("a model object needs its tokenizer: pass tokenizer=")
         self.tokenizer = load_tokenizer(source if tokenizer is None else tokenizer, need_eos=False)
@@ -130,6 +131,7 @@ class ProcessReward(RewardWrapper):
     """Pays at the end of each step what a step classifier thinks of it, beside the score.
 
     Keeps the return: no. Causal: no (where a step ends is known when the next begins).
+    Takes the score: no (`keep_score=False`: yes).
 
     >>> import gymnasium as gym, textenv
     >>> def judge(episodes):  # a line with a "b" in it is a good step
@@ -167,14 +169,16 @@ class ProcessReward(RewardWrapper):
             model = next((a for a in task.aspects.values() if a.granularity == "sentence"), None)
             if model is None:
                 raise ValueError("the task has no aspect that judges sentences; pass model=, a step classifier")
-        elif isinstance(model, str):
-            model = task.aspects[model] if model in task.aspects else StepClassifier(model, **options)
+        elif isinstance(model, (str, os.PathLike)):
+            model = task.aspects[model] if model in task.aspects else StepClassifier(model, **options)  # type: ignore[index]
         if options and not isinstance(model, StepClassifier):
             raise ValueError(f"options {sorted(options)} are of a step classifier that is named, got model={model!r}")
-        if isinstance(model, torch.nn.Module) or not (isinstance(model, Aspect) or callable(model)):
+        refuse_model("model", model, way_out="StepClassifier(model, tokenizer=...)")
+        if not (isinstance(model, Aspect) or callable(model)):
             raise TypeError(f"model= got {type(model).__name__}; say how it is to be asked: StepClassifier(model, tokenizer=...)")
         self.aspect = model if isinstance(model, Aspect) else Aspect("process", model, "sentence")
         self.weight, self.keep_score = weight, keep_score
+        self.takes_score = not keep_score  # type: ignore[misc]  # the class tells of the defaults
         self._steps, self._texts, self._sum = 0, 0, 0.0
 
     def rewards(self, episodes: Sequence[Episode]) -> list[NDArray[np.float64]]:

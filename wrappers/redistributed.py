@@ -14,7 +14,8 @@ wrappers inside paid where it is, and is what runs here. Choices:
    and the return is R; "zero_first" is (c), Fig. 4: the first token gets nothing. The return is then R − β_c Φ_2, which depends
    on the first token: *the objective changes*, and a warning says so.
 2. A reward model that is not the task's scorer shapes: Φ is its score, the task's own score stays on the last token, less
-   β_c Φ_T. The objective is the task's in any case. To be paid by the reward model, make it the scorer.
+   β_c Φ_T. The objective is the task's in any case. To be paid by the reward model, make it the scorer. Shaping composes with
+   a reward that takes the score; the default, where Φ is the score itself, takes it.
 3. γ < 1 takes F_t = γ Φ_{t+1} − Φ_t, or the invariance would be lost.
 4. The KL penalty is the agent's, and is never redistributed.
 
@@ -48,6 +49,7 @@ class RedistributedReward(RewardWrapper):
 
     Keeps the return: up to a constant of the prompt (`prompt_term="keep"`: yes; "zero_first": no). Causal: yes; a reward model
     that reads all prefixes in one pass with another tokenizer than the policy's may still move credit within a word.
+    Takes the score: yes (with another reward model: no, its differences stand beside the score).
 
     >>> import gymnasium as gym, textenv
     >>> env = gym.make("textenv/CountLetter-v0", reward="redistributed", max_new_tokens=4)
@@ -68,6 +70,7 @@ class RedistributedReward(RewardWrapper):
 
     keeps_return: ClassVar[bool] = False
     causal: ClassVar[bool] = True
+    takes_score: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -96,6 +99,7 @@ class RedistributedReward(RewardWrapper):
         # The class tells of the defaults; here it is what this reward model and these arguments make of them.
         self.keeps_return = mix == 0 or (prompt_term == "keep" and gamma == 1)  # type: ignore[misc]
         self.causal = is_causal(self.reward_model, self._tokenizer)  # type: ignore[misc]
+        self.takes_score = self._own and mix > 0  # type: ignore[misc]
         self._seconds, self._shift, self._texts = 0.0, 0.0, 0
 
     def rewards(self, episodes: Sequence[Episode]) -> list[NDArray[np.float64]]:

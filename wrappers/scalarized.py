@@ -136,7 +136,7 @@ def _function(scalarizer: str | Callable[..., ArrayLike]) -> Callable[..., Array
 class ScalarizedReward(RewardWrapper):
     """Puts one number made of all aspects on the last token, in place of the score.
 
-    Keeps the return: no. Causal: no (hindsight).
+    Keeps the return: no. Causal: no (hindsight). Takes the score: yes (`keep_score=True`: no).
 
     >>> import gymnasium as gym, textenv
     >>> from textenv.wrappers import Aspect
@@ -167,6 +167,7 @@ class ScalarizedReward(RewardWrapper):
 
     keeps_return: ClassVar[bool] = False
     causal: ClassVar[bool] = False
+    takes_score: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -180,6 +181,7 @@ class ScalarizedReward(RewardWrapper):
         **options: Any,
     ) -> None:
         super().__init__(env)
+        self.takes_score = not keep_score  # type: ignore[misc]  # the class tells of the defaults
         task: Task = env.get_wrapper_attr("task")
         self.aspects = pick_aspects(task.aspects, aspects)
         self.weights = pick_weights(self.aspects, weights)

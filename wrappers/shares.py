@@ -26,7 +26,7 @@ __all__ = ["ShareReward", "check_mix"]
 class ShareReward(RewardWrapper):
     """Takes β R from the last token and hands it out by `shares`.
 
-    Keeps the return: yes. Causal: no (R is known at the end).
+    Keeps the return: yes. Causal: no (R is known at the end). Takes the score: yes, one such reward a stack.
 
     Args:
         env: a text environment.
@@ -35,10 +35,12 @@ class ShareReward(RewardWrapper):
 
     keeps_return: ClassVar[bool] = True
     causal: ClassVar[bool] = False
+    takes_score: ClassVar[bool] = True
 
     def __init__(self, env: gym.Env[Any, Any], *, mix: float) -> None:
         super().__init__(env)
         self.mix = check_mix(mix)
+        self.takes_score = self.mix > 0  # type: ignore[misc]  # the class tells of the defaults
 
     @abstractmethod
     def shares(self, episodes: Sequence[Episode]) -> Sequence[NDArray[np.float64]]:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from textenv.agents.policy import LMPolicy
 from textenv.generation import ActionRule
+from textenv.models import headless
 
 __all__ = ["ValueModel", "adam"]
 
@@ -59,7 +60,8 @@ class ValueModel(nn.Module):
         elif isinstance(source, LMPolicy):
             self.reader = source.copy()
         elif named:
-            self.reader = LMPolicy(source, device=policy.device)
+            with headless():  # its language head is passed by: a reward model, which has none, will do
+                self.reader = LMPolicy(source, device=policy.device)
         elif isinstance(source, nn.Module):
             self.reader = LMPolicy(copy.deepcopy(source), device=policy.device)
         else:

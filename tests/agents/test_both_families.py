@@ -16,12 +16,13 @@ FAMILIES = {"causal": "textenv/tiny", "encoder-decoder": "textenv/tiny-translati
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*longer than max_prompt_tokens")  # a task's prompts in the other family's tokens
+@pytest.mark.filterwarnings("ignore:prompt of .* tokens exceeds max_prompt_tokens")  # a task's prompts in the other family's tokens
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_a_policy_of_either_family_learns_and_is_evaluated_on_every_task(environment: str, family: str) -> None:
     name = FAMILIES[family]
-    env: Any = gym.make(environment, tokenizer=name, max_prompt_tokens=96, max_new_tokens=8, min_new_tokens=1, reward="redistributed")
+    budget = {"max_prompt_tokens": 96, "max_new_tokens": 8, "min_new_tokens": 1}
+    env: Any = gym.make(environment, tokenizer=name, reward="redistributed", **budget)
     agent = TokenPPO(name, env, n_episodes=4, batch_size=2, n_epochs=1, learning_rate=1e-4, seed=0)
     assert bool(agent.policy.model.config.is_encoder_decoder) == (family == "encoder-decoder")
     agent.learn(1)

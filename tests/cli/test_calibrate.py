@@ -110,3 +110,5 @@ def test_every_reward_says_in_its_docstring_what_its_attributes_say(name: str) -
         found = re.search(rf"{fact}: (\w+)", said)
         assert found, f"{cls.__name__} does not say “{fact}: yes” or “no”"
         assert (found[1] == "yes") == value
+    takes = re.search(r"Takes the score: (\w+)", said)
+    assert (takes is not None and takes[1] == "yes") == cls.takes_score

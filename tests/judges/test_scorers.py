@@ -59,10 +59,17 @@ def test_logits_are_given_where_asked_and_negated_as_complement() -> None:
     assert scorer(model, output="logit", complement=True).score_texts(["text"]) == pytest.approx([-logit], abs=1e-5)
 
 
-def test_a_model_of_one_output_gives_its_sigmoid_whatever_its_label_is_called() -> None:
-    model = worlds.classifier(labels=["quality"])
+def test_a_model_of_one_output_without_a_name_gives_its_sigmoid_whatever_is_asked_for() -> None:
+    model = worlds.classifier(labels=["LABEL_0"])
     logit = model(torch.tensor([worlds.ids("text")])).logits[0, 0]
     assert scorer(model, label="toxic").score_texts(["text"]) == pytest.approx([logit.sigmoid().item()], abs=1e-6)
+
+
+def test_the_one_output_of_a_reward_model_is_meant_by_every_name_of_such_and_by_no_other() -> None:
+    model = worlds.classifier(labels=["quality"])
+    assert scorer(model, label="good").label == 0
+    with pytest.raises(ValueError, match=r"none of the labels \['toxic'\]; its labels are \['quality'\]"):
+        scorer(model, label="toxic")
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama", "gpt2"])

@@ -53,6 +53,25 @@ def test_12_turning_an_aspect_around_maps_c_to_100_minus_c_minus_the_ties(rows: 
     assert flipped.win_rate == pytest.approx(100 - plain.win_rate, nan_ok=True)
 
 
+@given(rows=FEW, draw=st.data())
+def test_pairs_grouped_by_prompt_have_the_same_means(rows: Any, draw: Any) -> None:
+    prompts = draw.draw(st.lists(st.sampled_from("abc"), min_size=len(rows), max_size=len(rows)))
+    plain, grouped = (consistency("a", *columns(rows), prompts=given) for given in (None, prompts))
+    for name in ("inconsistency", "win_rate", "ties"):
+        assert getattr(grouped, name) == pytest.approx(getattr(plain, name), nan_ok=True)
+
+
+def test_the_same_pairs_over_again_narrow_no_interval() -> None:
+    once = [np.array(column, float) for column in ([1, 0, 1, 0, 1, 1], [0, 1, 0, 1, 0, 0], [1] * 6, [0] * 6)]
+    often = [np.tile(column, 50) for column in once]
+    plain = consistency("a", *once).inconsistency
+    assert consistency("a", *often, prompts=list(range(6)) * 50).inconsistency.interval() == plain.interval()
+    low, high = consistency("a", *often).inconsistency.interval()
+    assert high - low < (plain.interval()[1] - plain.interval()[0]) / 3
+    with pytest.raises(ValueError, match="2 prompts of 6 pairs"):
+        consistency("a", *once, prompts=["a", "b"])
+
+
 def test_by_hand_with_ties_of_both() -> None:
     # agree, disagree, aspect ties, score ties, nothing judged
     found = consistency("a", [2, 0, 1, 5, math.nan], [1, 1, 1, 0, 0], [2, 2, 2, 1, 1], [1, 1, 1, 1, 0])

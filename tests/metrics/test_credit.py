@@ -279,6 +279,36 @@ def test_a_score_and_its_rounding_leave_nothing_behind() -> None:
     assert len(set(measured.tolist())) == 1
 
 
+def test_the_same_credit_for_every_token_beside_the_score_is_exactly_chance() -> None:
+    class Constant(RewardWrapper):
+        def rewards(self, episodes: Sequence[Episode]) -> Sequence[ArrayLike]:
+            return [e.rewards + 0.01 for e in episodes]
+
+    texts = ["abab", "aaab", "abba", "bbba", "ab"]
+    env = worlds.make(reward=Constant, payment="end", max_new_tokens=4, scorer=share_of_a)
+    make = env.get_wrapper_attr("episode")
+    credited = env.get_wrapper_attr("credit")([make(Prompt("p"), worlds.ids(text, end=len(text) < 4)) for text in texts])
+    assert any(e.rewards[-1] - e.score != 0.01 for e in credited), "rounding is at work here"
+    measured = without_score(credited, found_left(Constant))
+    truth = [np.arange(len(e)) == len(e) - 1 for e in credited]  # the last token, which held the score
+    quality = credit_quality(measured, truth, bootstrap=10)
+    assert (quality["auc"].value, quality["auc_pooled"].value) == (0.5, 0.5)
+
+
+def test_a_share_that_is_no_round_number_leaves_nothing_behind_either() -> None:
+    class Third(RewardWrapper):
+        def rewards(self, episodes: Sequence[Episode]) -> Sequence[ArrayLike]:
+            return [e.rewards / 3 + 0.25 for e in episodes]
+
+    measured = without_score([replace(episode("abab", reward=Third, payment="end"), score=SCORE)], found_left(Third))
+    assert measured[0].tolist() == [0.25] * 4
+
+
+def test_a_rest_of_its_own_is_kept() -> None:
+    (measured,) = without_score([replace(episode("ab"), rewards=np.array([0.5, 1.5 + 1e-3]), score=1.0)], ScoreLeft(1.0, ""))
+    assert measured == pytest.approx([0.5, 0.501], abs=1e-8)
+
+
 def test_a_raised_scorer_raises_prefixes_too_and_is_else_what_it_was() -> None:
     class Model:
         name = "judge"

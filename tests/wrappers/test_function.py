@@ -98,6 +98,18 @@ def bees(episode):
     return [textenv.Span(i, i + 1, 1.0) for i, c in enumerate(episode.text) if c == "b"]
 
 ready = RewardFromFunction(bees, causal=True)
+
+def around(env, points=1.0):
+    return Bees(env, points)
+
+def annotated(e: gymnasium.Env):
+    return Bees(e)
+
+def misnamed(e):
+    return Bees(e)
+
+def episode_called_env(env):
+    return []
 number = 3
 class Other: pass
 '''
@@ -112,7 +124,7 @@ def my_bees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     sys.modules.pop("my_bees", None)
 
 
-@pytest.mark.parametrize("name", ["Bees", "bees", "ready"])
+@pytest.mark.parametrize("name", ["Bees", "bees", "ready", "around", "annotated"])
 def test_a_reward_by_import_string(my_bees: str, name: str) -> None:
     env = make(reward=f"my_bees:{name}", scorer=constant_scorer(0.5))
     assert credited(env, ids("abb", end=True)).rewards.tolist() == [0, 1, 1, 0.5]
@@ -123,6 +135,36 @@ def test_it_may_take_arguments_and_stack(my_bees: str) -> None:
     assert credited(env, ids("ab", end=True)).rewards.tolist() == [0, 3, 0.5]
     causal = make(reward=("my_bees:bees", {"causal": True}), scorer=constant_scorer(0.5))
     assert walk(causal, ids("ab", end=True))[0] == [0, 1, 0.5]
+
+
+def test_a_function_of_an_environment_may_take_arguments_too(my_bees: str) -> None:
+    env = make(reward=[("my_bees:around", {"points": 3.0})], scorer=constant_scorer(0.5))
+    assert credited(env, ids("ab", end=True)).rewards.tolist() == [0, 3, 0.5]
+
+
+def test_a_function_of_an_environment_that_does_not_say_so_is_told_how(my_bees: str) -> None:
+    env = make(reward="my_bees:misnamed", scorer=constant_scorer(0.5))
+    with pytest.raises(TypeError, match=r"misnamed was taken for a function of an episode, but wraps .* call its argument env"):
+        credited(env, ids("ab", end=True))
+
+
+def test_what_returns_no_environment_is_refused_when_it_is_made(my_bees: str) -> None:
+    with pytest.raises(TypeError, match=r"a callable env -> env returned \[\]; see RewardFromFunction"):
+        make(reward="my_bees:episode_called_env")
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        (("uniform", {"mx": 1}), r"the reward uniform takes no argument \['mx'\]; its own are mix"),
+        (("my_bees:Bees", {"sting": 1}), r"takes no argument \['sting'\]; its own are points"),
+        (("my_bees:bees", {"sting": 1}), r"takes no argument \['sting'\]; its own are keeps_return, causal"),
+        (("my_bees:around", {"sting": 1}), r"takes no argument \['sting'\]; its own are points"),
+    ],
+)
+def test_an_argument_that_a_reward_does_not_have_is_refused_with_those_it_has(my_bees: str, reward: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(reward=reward)
 
 
 def test_a_class_with_arguments_may_be_given_as_an_object() -> None:
@@ -142,7 +184,7 @@ def test_a_class_with_arguments_may_be_given_as_an_object() -> None:
     ("name", "message"),
     [
         ("dense", "unknown reward 'dense'; valid names: .*sparse.*, an import string module:attribute, or a callable"),
-        ("my_bees:number", "'my_bees:number' is 3; a reward is a subclass of RewardWrapper, or a function of an episode"),
+        ("my_bees:number", "'my_bees:number' is 3; a reward is a subclass of RewardWrapper, a function of an episode, or one"),
         ("my_bees:Other", "a reward is a subclass of RewardWrapper"),
         ("my_bees:wasps", "the module my_bees has no 'wasps'"),
         ("my_wasps:bees", "there is no module my_wasps"),

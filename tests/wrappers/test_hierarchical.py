@@ -185,6 +185,48 @@ def test_the_share_of_open_gates_and_what_aspects_paid_are_told_once() -> None:
     assert set(env.get_wrapper_attr("credit_metrics")().values()) == {0.0}
 
 
+def test_length_is_paid_over_the_mean_of_the_initial_policy_and_not_squashed(tmp_path: Path) -> None:
+    file = tmp_path / "statistics.json"
+    file.write_text(json.dumps({"mean": 0.0, "sd": 1.0, "aspects": {"length": {"mean": 4.0, "sd": 1.0, "n": 9}}}))
+    for text, paid in (("ab.", 1.0), ("ab. cd!", 2.0)):
+        found = rewards(weighted(0.0, "length", statistics=file), ids(text, end=True))
+        assert found == [0.0] * len(text) + [paid]
+        assert rewards(hierarchical(0.5, "length", statistics=str(file)), ids(text, end=True))[-1] == 0.5 + paid
+
+
+@pytest.mark.parametrize("aspects", [{}, {"length": {"mean": None, "sd": None, "n": 0}}, {"fluency": {"mean": 2.0}}])
+def test_length_is_paid_over_the_budget_where_its_mean_was_not_measured(tmp_path: Path, aspects: dict[str, Any]) -> None:
+    file = tmp_path / "statistics.json"
+    file.write_text(json.dumps({"mean": 0.0, "sd": 1.0, "aspects": aspects}))
+    env = weighted(0.0, "length", statistics=file)
+    budget = env.get_wrapper_attr("action_rule").max_new_tokens
+    assert rewards(env)[-1] == rewards(weighted(0.0, "length"))[-1] == len(TEXT) / budget
+
+
+def test_an_aspect_says_itself_whether_it_is_squashed_and_by_what_it_is_divided() -> None:
+    assert rewards(weighted(0.0, sentence_aspect(3.0, squash=False)))[2] == 3.0
+    assert rewards(weighted(0.0, sentence_aspect(3.0, squash=False, scale=1.5)))[2] == 2.0
+    assert rewards(weighted(0.0, sentence_aspect(1.0, scale=2.0)))[2] == pytest.approx(SIGMOID[0.5], abs=1e-4)
+    for scale in (0.0, -1.0, math.inf, math.nan, "median"):
+        with pytest.raises(ValueError, match='scale is a positive number or "mean"'):
+            sentence_aspect(1.0, scale=scale)
+
+
+@pytest.mark.parametrize("aspects", ["length", [], {"length": 4.0}, {"length": {"mean": "long"}}])
+def test_a_file_whose_aspects_are_none_is_refused(tmp_path: Path, aspects: Any) -> None:
+    file = tmp_path / "statistics.json"
+    file.write_text(json.dumps({"mean": 0.0, "sd": 1.0, "aspects": aspects}))
+    with pytest.raises(ValueError, match=r"statistics.json is not what textenv calibrate writes"):
+        weighted(0.0, "length", statistics=file)
+
+
+def test_a_mean_that_cannot_divide_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "statistics.json"
+    file.write_text(json.dumps({"mean": 0.0, "sd": 1.0, "aspects": {"fact": {"mean": -1.0}}}))
+    with pytest.raises(ValueError, match=r"the aspect 'fact' is divided by its mean, -1.0"):
+        weighted(0.0, sentence_aspect(1.0, scale="mean"), statistics=file)
+
+
 # --- Where the numbers come from ---------------------------------------------------------------------------------------
 
 

@@ -125,7 +125,7 @@ def test_a_copy_of_its_arguments_holds_no_second_model() -> None:
         (lambda m: StepClassifier(m, tokenizer=worlds.BYTES, template="{prompt}"), ValueError, "needs the field {text}"),
         (lambda m: StepClassifier(m, tokenizer=worlds.BYTES, read="mean"), ValueError, 'read must be "argmax" or "expected"'),
         (lambda m: StepClassifier(m, tokenizer=worlds.BYTES, segmenter="words"), ValueError, "segmenter 'words'"),
-        (lambda m: ProcessReward(make(), m), TypeError, "say how it is to be asked: StepClassifier"),
+        (lambda m: ProcessReward(make(), m), TypeError, "say how it is to be asked: model=StepClassifier"),
         (lambda m: ProcessReward(make(), 3), TypeError, "model= got int"),
         (lambda m: ProcessReward(make(), judge, segmenter="lines"), ValueError, r"\['segmenter'\] are of a step classifier"),
     ],

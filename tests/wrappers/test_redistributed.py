@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests import worlds
 from tests.worlds import BYTES, EOS, credited, ids, make, walk
 from textenv.agents import LMPolicy, TokenPPO
-from textenv.agents.advantages import gae, whiten
+from textenv.agents.ppo.advantages import gae, whiten
 from textenv.episode import Episode, Prompt
 from textenv.judges.scorers import SequenceClassifierScorer
 from textenv.reward import RewardWrapper

@@ -1,7 +1,9 @@
 """`textenv calibrate`: mean and standard deviation of a score, and of aspects, over texts of the initial policy.
 
 ALaRM (`reward="hierarchical"`) compares the z-score of a text with its gate; the two numbers belong to one scorer and one
-policy, and are measured once, before training: `reward=("hierarchical", {"statistics": "statistics.json"})`.
+policy, and are measured once, before training: `reward=("hierarchical", {"statistics": "statistics.json"})`, or
+`textenv train ... --reward 'hierarchical:{"statistics": "statistics.json"}'`. The same file tells the mean length, by which
+ALaRM's ablation divides a text's own.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ def calibrate(
     ] = None,
     tokenizer: o.Tokenizer = None,
     scorer: o.ScorerOption = None,
+    settings: o.Settings = None,
     prompts: o.Prompts = None,
     column: o.Column = None,
     max_prompt_tokens: o.MaxPromptTokens = None,
@@ -57,6 +60,7 @@ def calibrate(
 
     from textenv.agents import rollout
     from textenv.aspects import pick_aspects
+    from textenv.cli.arguments import task_settings
     from textenv.cli.train import load_policy, make_environments
 
     if n < 2:
@@ -66,6 +70,7 @@ def calibrate(
     environment = o.given(
         policy=policy, tokenizer=tokenizer, scorer=scorer, prompts=prompts, columns=o.pairs(column) or None,
         max_prompt_tokens=max_prompt_tokens, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens,
+        **(of_task := task_settings(env_id, settings)),
     )  # fmt: skip
     env, _ = make_environments(env_id, environment)
     task = env.get_wrapper_attr("task")
@@ -89,7 +94,7 @@ def calibrate(
     if found["sd"] == 0:
         raise ValueError(f"every text scores {found['mean']}: there is no z-score; the scorer tells these texts not apart")
     if out is not None:
-        about = {"env_id": env_id, "policy": policy, "scorer": scorer, "seed": seed}
+        about = {"env_id": env_id, "policy": policy, "scorer": scorer, "set": of_task, "seed": seed}
         out.write_text(json.dumps({**found, **about}, indent=2) + "\n", encoding="utf-8")
         say(f"saved in {out}", style="bold")
 

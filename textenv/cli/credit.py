@@ -30,9 +30,12 @@ PROBED = 8  # texts on which the place of the score is looked for
 
 def credit(
     env_id: o.EnvId,
-    names: Annotated[list[str] | None, typer.Argument(help="Rewards (textenv list), or module:Class; default: all.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Rewards (textenv list), or module:Class, with arguments as JSON; default: all.")
+    ] = None,
     rewards: Annotated[
-        list[str] | None, typer.Option(help="The same; others may follow it. Example: --rewards critic_span uniform noise")
+        list[str] | None,
+        typer.Option(help="The same; others may follow. Example: --rewards critic_span 'redistributed:{\"mix\": 0.8}' noise"),
     ] = None,
     texts: Annotated[
         str | None, typer.Option(help="File of texts with marked spans, instead of sampled texts. Example: --texts spans.jsonl.gz")
@@ -53,9 +56,9 @@ def credit(
     policy: o.Policy = None,
     tokenizer: o.Tokenizer = None,
     scorer: o.ScorerOption = None,
-    critic: Annotated[
-        str | None, typer.Option(help="Critic of the rewards that ask one. Example: --critic lexicon:words.txt")
-    ] = None,
+    critic: o.Critic = None,
+    critic_option: o.CriticOption = None,
+    settings: o.Settings = None,
     prompts: o.Prompts = None,
     max_prompt_tokens: o.MaxPromptTokens = None,
     max_new_tokens: Annotated[
@@ -72,6 +75,7 @@ def credit(
     Example: textenv credit textenv/Detox-v0 --rewards critic_span redistributed attention uniform noise --out runs/credit
     """
     import textenv
+    from textenv.cli.arguments import READING, asked_critic, critic_options, task_settings
     from textenv.metrics.credit import truth_mask
     from textenv.saving import atomic_directory
 
@@ -89,8 +93,9 @@ def credit(
         importlib.import_module("textenv.metrics.plots").figure(1, 1)  # without matplotlib: said now, not after the work
     arguments = o.given(
         tokenizer=tokenizer or policy, scorer=scorer, prompts=prompts, max_prompt_tokens=max_prompt_tokens,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=max_new_tokens, **task_settings(env_id, settings),
     )  # fmt: skip
+    asked = asked_critic(critic, critic_options(critic_option))
     number = {"bad": -1, "good": 1}[sign]
     if texts is not None:
         env, episodes, spans = _given(env_id, arguments, texts, o.pairs(column), n)
@@ -104,8 +109,9 @@ def credit(
         raise ValueError(f"there is nothing to tell apart: {found} of {tokens} tokens are on {sign} spans; give other texts")
     rule = env.get_wrapper_attr("action_rule")
     budgets = {"max_new_tokens": rule.max_new_tokens, "min_new_tokens": rule.min_new_tokens}
+    arguments = {name: value for name, value in arguments.items() if name not in READING}
     arguments |= {"scorer": env.get_wrapper_attr("task").scorer, **budgets}
-    makers = [_Maker(env_id, arguments, name, critic, seed) for name in wanted]
+    makers = [_Maker(env_id, arguments, name, asked, seed) for name in wanted]
     made = [maker.make() for maker in makers]  # an unknown name is an error before the work
 
     effects = _effects(env, episodes, deletions)
@@ -194,19 +200,20 @@ class _Maker:
     env_id: str
     arguments: dict[str, Any]
     reward: str
-    critic: str | None
+    critic: Any
     seed: int
 
     def make(self, **changes: Any) -> gym.Env[Any, Any] | str:
         """The environment, or why the reward does not apply to it."""
         import gymnasium as gym
 
+        from textenv.cli.arguments import parsed_reward
         from textenv.reward import NotApplicable
 
         asked = {"critic": self.critic} if self.critic is not None and self._asks_a_critic() else {}
         options = {"split": "test", **self.arguments, **asked, **changes}
         try:
-            env = gym.make(self.env_id, **options, reward=self.reward, payment="end")
+            env = gym.make(self.env_id, **options, reward=parsed_reward(self.reward), payment="end")
         except NotApplicable as reason:
             return str(reason)
         # Rewards that draw (principles) draw from the environment's generator; the prompt is short, whatever the tokenizer.
@@ -214,10 +221,13 @@ class _Maker:
         return env
 
     def _asks_a_critic(self) -> bool:
+        from textenv.cli.arguments import parsed_reward
         from textenv.import_strings import load_object
         from textenv.registration import REWARDS
 
-        target = REWARDS.get(self.reward, self.reward)
+        parsed = parsed_reward(self.reward)
+        name = parsed if isinstance(parsed, str) else parsed[0]
+        target = REWARDS.get(name, name)
         return target is not None and ":" in target and "critic" in inspect.signature(load_object(target)).parameters
 
 

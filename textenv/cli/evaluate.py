@@ -22,6 +22,7 @@ def evaluate(
         str | None, typer.Option(help="Language model under which perplexity is taken. Example: --reference models/lm")
     ] = None,
     scorer: o.ScorerOption = None,
+    settings: o.Settings = None,
     prompts: o.Prompts = None,
     column: o.Column = None,
     max_prompt_tokens: o.MaxPromptTokens = None,
@@ -42,13 +43,14 @@ def evaluate(
     Example: textenv evaluate textenv/Detox-v0 --policy runs/detox/agent --reference textenv/tiny
     """
     from textenv.agents import LMPolicy
+    from textenv.cli.arguments import task_settings
     from textenv.cli.measuring import Measuring, as_json, show_metrics, show_texts
     from textenv.cli.train import load_policy, make_environments
 
     environment = o.given(
         policy=policy, tokenizer=tokenizer, scorer=scorer, prompts=prompts, columns=o.pairs(column) or None,
         max_prompt_tokens=max_prompt_tokens, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens,
-        chat=chat or None, system=system,
+        chat=chat or None, system=system, **task_settings(env_id, settings),
     )  # fmt: skip
     _, held_out = make_environments(env_id, environment)
     measure = Measuring(held_out, judge or [], eval_prompts, k, seed)

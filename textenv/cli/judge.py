@@ -90,7 +90,7 @@ def judge(
         raise FileNotFoundError(f"--out {out} is no place for a file")
     if export is not None:
         export_files(export, overwrite)
-    scorers = {name: _scorer(name, env, device) for name in scorer or []}
+    scorers = {name: _scorer(name, env) for name in scorer or []}
     models = {source: _model(source, criterion, cache, concurrency, device) for source in by or []}
     judged: list[Judged] = []
     if filled:
@@ -138,11 +138,11 @@ def _asked(source: str, model: AskedJudge, pairs: Sequence[Pair]) -> Judged:
     return replace(found, name=f"{found.name}#{behind}" if behind else found.name)
 
 
-def _scorer(name: str, env_id: str | None, device: str) -> Any:
+def _scorer(name: str, env_id: str | None) -> Any:
     """As the environment's task reads it ("default": its own); without one, a reward model that reads prompt and text."""
     import textenv
     from textenv.judges.http_scorer import HTTPScorer
-    from textenv.judges.scorers import SequenceClassifierScorer
+    from textenv.judges.loading import load_scorer
 
     if env_id is not None:
         import gymnasium as gym
@@ -155,7 +155,7 @@ def _scorer(name: str, env_id: str | None, device: str) -> Any:
         raise ValueError("--scorer default is the scorer of an environment: name it by --env")
     if name.startswith(("http://", "https://")):
         return HTTPScorer(name)
-    return SequenceClassifierScorer(name, label=("good", "LABEL_1", "LABEL_0"), output="logit", with_prompt=True, device=device)
+    return load_scorer(name, label=("good", "LABEL_1"), output="logit", template="{prompt}{text}", reward_model="expected")
 
 
 def _key_beside(table: Path) -> Path:

@@ -15,7 +15,8 @@ Policy = Annotated[
 ]
 Tokenizer = Annotated[str | None, typer.Option(help="Tokenizer, if it is not the policy's own. Example: --tokenizer models/lm")]
 ScorerOption = Annotated[
-    str | None, typer.Option(help="Classifier that gives the score; default: embedded. Example: --scorer models/toxicity")
+    str | None,
+    typer.Option(help="Classifier that gives the score, or module:function; default: embedded. Example: --scorer models/toxicity"),
 ]
 Prompts = Annotated[
     str | None, typer.Option(help="Prompts: a file or dataset; default: embedded. Example: --prompts prompts.jsonl.gz")
@@ -27,6 +28,35 @@ MaxPromptTokens = Annotated[
     int | None, typer.Option(help="Longest prompt; longer ones lose their left end. Example: --max-prompt-tokens 48")
 ]
 MaxNewTokens = Annotated[int | None, typer.Option(help="Longest text in tokens. Example: --max-new-tokens 40")]
+Reward = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Reward: a name (textenv list) or module:Class, then its arguments as JSON; several stack, innermost first. "
+        "Example: --reward critic_span. Example: --reward 'redistributed:{\"mix\": 0.8}' --reward length_penalty"
+    ),
+]
+Critic = Annotated[
+    str | None,
+    typer.Option(
+        help="Critic of the rewards that ask one: lexicon:FILE, a language model, or the URL of a server. "
+        "Example: --critic lexicon:words.txt"
+    ),
+]
+CriticOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--critic-option",
+        help="An argument of the critic behind a URL: on_error (raise, skip, retry_forever), max_calls, cache, timeout, retries, "
+        "concurrency, ...; may be repeated. Example: --critic-option on_error=retry_forever",
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="An argument of the task, JSON where it can be read, else a string; may be repeated. Example: --set score=rouge1",
+    ),
+]
 Chat = Annotated[bool, typer.Option("--chat", help="Render prompts with the tokenizer's chat template. Example: --chat")]
 System = Annotated[str | None, typer.Option(help="System message, with --chat. Example: --system 'Answer in one sentence.'")]
 MinNewTokens = Annotated[int | None, typer.Option(help="No end of text before so many tokens. Example: --min-new-tokens 10")]
@@ -48,7 +78,7 @@ def given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None and value != []}
 
 
-def pairs(options: list[str] | None, name: str = "column") -> dict[str, str]:
+def pairs(options: list[str] | None, name: str = "column", example: str = "text=prompt.text") -> dict[str, str]:
     """`["text=prompt.text"]` as a dictionary.
 
     Raises:
@@ -58,7 +88,7 @@ def pairs(options: list[str] | None, name: str = "column") -> dict[str, str]:
     for option in options or []:
         key, equals, value = option.partition("=")
         if not (key and equals and value):
-            raise ValueError(f"--{name} {option!r} should be NAME=VALUE, e.g. --{name} text=prompt.text")
+            raise ValueError(f"--{name} {option!r} should be NAME=VALUE, e.g. --{name} {example}")
         found[key] = value
     return found
 

@@ -27,18 +27,16 @@ def train(
     out: Annotated[
         Path | None, typer.Option(help="Directory of the run: agent, settings, metrics. Example: --out runs/detox")
     ] = None,
-    reward: Annotated[
-        list[str] | None, typer.Option(help="Reward by name; several stack, innermost first. Example: --reward critic_span")
-    ] = None,
+    reward: o.Reward = None,
     payment: Annotated[
         str | None, typer.Option(help="When a stepping agent is paid: online or end. Example: --payment end")
     ] = None,
     policy: o.Policy = None,
     tokenizer: o.Tokenizer = None,
     scorer: o.ScorerOption = None,
-    critic: Annotated[
-        str | None, typer.Option(help="Critic: lexicon:FILE, or a language model. Example: --critic lexicon:words.txt")
-    ] = None,
+    critic: o.Critic = None,
+    critic_option: o.CriticOption = None,
+    settings: o.Settings = None,
     prompts: o.Prompts = None,
     column: o.Column = None,
     max_prompt_tokens: o.MaxPromptTokens = None,
@@ -72,13 +70,16 @@ def train(
     """Train a policy; measure it before and after.
 
     Example: textenv train textenv/Detox-v0 --reward critic_span --out runs/detox
+    Example: textenv train textenv/Summarization-v0 --set score=rouge1 --reward 'redistributed:{"mix": 0.8}' --out runs/rouge
     """
+    from textenv.cli.arguments import critic_options, task_settings
     from textenv.cli.measuring import Measuring, as_json, show_metrics, show_texts
 
     environment = o.given(
         reward=reward, payment=payment, policy=policy, tokenizer=tokenizer, scorer=scorer, critic=critic, prompts=prompts,
         columns=o.pairs(column) or None, max_prompt_tokens=max_prompt_tokens, max_new_tokens=max_new_tokens,
-        min_new_tokens=min_new_tokens, chat=chat or None, system=system,
+        min_new_tokens=min_new_tokens, chat=chat or None, system=system, critic_options=critic_options(critic_option) or None,
+        **task_settings(env_id, settings),
     )  # fmt: skip
     learner = o.given(
         learning_rate=learning_rate, kl_coef=kl_coef, n_episodes=n_episodes, batch_size=batch_size, n_epochs=n_epochs,
@@ -87,7 +88,7 @@ def train(
     if total_timesteps < 1 or save_every < 1:
         raise ValueError(f"--total-timesteps and --save-every should be positive, got {total_timesteps} and {save_every}")
     if resume is not None:
-        environment = {**_settings(resume, env_id), **environment}
+        environment = _continued(_settings(resume, env_id), environment)
         out = out or resume
     if out is not None:
         out = o.free_directory(out, overwrite=overwrite or (resume is not None and out.resolve() == resume.resolve()))
@@ -117,10 +118,11 @@ def train(
 
 
 def make_environments(env_id: str, arguments: dict[str, Any]) -> tuple[gym.Env[Any, Any], gym.Env[Any, Any]]:
-    """The environment to learn, and one of held-out prompts without its critic; they share the scorer."""
+    """The environment to learn, and one of held-out prompts without its critic; they share the scorer, or read it alike."""
     import gymnasium as gym
 
     import textenv
+    from textenv.cli.arguments import READING, asked_critic, parsed_rewards
 
     if env_id not in textenv.ENVIRONMENTS:
         raise ValueError(f"unknown environment {env_id!r}; one of {', '.join(textenv.ENVIRONMENTS)}")
@@ -128,11 +130,15 @@ def make_environments(env_id: str, arguments: dict[str, Any]) -> tuple[gym.Env[A
     policy = arguments.pop("policy", None)
     if policy is not None:
         arguments.setdefault("tokenizer", policy)
-    env = gym.make(env_id, **{**arguments, "split": "train"})
-    for name in ("reward", "payment", "critic"):
-        arguments.pop(name, None)
-    arguments |= {"split": "test", "scorer": env.get_wrapper_attr("task").scorer}
-    return env, gym.make(env_id, **arguments)
+    dense: dict[str, Any] = {name: arguments.pop(name) for name in ("reward", "payment", "critic") if name in arguments}
+    critic = asked_critic(dense.get("critic"), arguments.pop("critic_options", None))
+    if "reward" in dense:
+        dense["reward"] = parsed_rewards(dense["reward"])
+    of_learning: dict[str, Any] = {**arguments, **dense, "critic": critic, "split": "train"}
+    env = gym.make(env_id, **of_learning)
+    if not set(arguments) & set(READING):  # else each makes its scorer, of a model that is there once
+        arguments["scorer"] = env.get_wrapper_attr("task").scorer
+    return env, gym.make(env_id, **{**arguments, "split": "test"})
 
 
 def load_policy(env_id: str, environment: dict[str, Any], device: str) -> Any:
@@ -187,6 +193,14 @@ def _learn(agent: TokenPPO, total_timesteps: int, out: Path | None, save_every: 
         agent.learn(total_timesteps - begun, callback=Report(), reset_num_timesteps=begun == 0)
     if out is not None:
         agent.save(out / "agent")
+
+
+def _continued(saved: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The environment's arguments of a run that goes on: what is said now comes before what was said then."""
+    of_critic = {} if "critic" in given else saved.get("critic_options", {})
+    options = {**of_critic, **given.get("critic_options", {})}
+    merged = {**saved, **given, "critic_options": options}
+    return {name: value for name, value in merged.items() if name != "critic_options" or options}
 
 
 def _settings(run: Path, env_id: str) -> dict[str, Any]:

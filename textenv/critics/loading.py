@@ -13,6 +13,7 @@ from textenv.critics.forms import CritiqueFormat
 from textenv.critics.language_model import LanguageModelCritic
 from textenv.critics.lexicon import LexiconCritic
 from textenv.critics.server import ServerCritic
+from textenv.models import refuse_model, saved_as
 from textenv.task import Critic
 
 __all__ = ["CriticModel", "embedded_name", "load_critic"]
@@ -49,11 +50,13 @@ def load_critic(source: Any, form: CritiqueFormat) -> Critic:
         form: how the task asks. Embedded critics were trained on the bare form, others get instruction and examples.
 
     Raises:
-        TypeError: neither a name nor callable.
+        TypeError: neither a name nor callable; a bare model.
+        ValueError: a classifier, which answers no questions.
     """
     if isinstance(source, AskedCritic) and source.form is None:
         return source.with_form(form)
     if callable(source):
+        refuse_model("critic", source)
         critic: Critic = source
         return critic
     if isinstance(source, CriticModel):
@@ -68,6 +71,7 @@ def load_critic(source: Any, form: CritiqueFormat) -> Critic:
         return LexiconCritic(name.removeprefix("lexicon:"))
     if name.startswith(("http://", "https://")):
         return ServerCritic(name, form, on_error="skip")
+    _check_answers(name)
     return LanguageModelCritic(name, _bare(form) if embedded_name(name) else form, on_error="skip")
 
 
@@ -78,6 +82,21 @@ def embedded_name(name: str) -> str | None:
     path = Path(name)
     models = Path(embedded.__file__).parent / "models"
     return f"textenv/{path.name}" if name and path.parent == models else None
+
+
+def _check_answers(name: str) -> None:
+    """Raise where a model was saved as a classifier."""
+    saved = saved_as(name)
+    if "TokenClassification" in saved:
+        raise ValueError(
+            f"critic={name!r} was saved as {saved}, which answers no questions but labels tokens; say which label is bad: "
+            f"critic=TokenClassifierJudge({name!r}, label=..., granularity='token', scale=(0.0, -1.0))"
+        )
+    if "Classification" in saved:
+        raise ValueError(
+            f"critic={name!r} was saved as {saved}, which answers no questions but judges whole texts: pass it as scorer=, and "
+            "a language model as critic="
+        )
 
 
 def _bare(form: CritiqueFormat) -> CritiqueFormat:

@@ -85,7 +85,7 @@ class TokenClassifierJudge:
             raise ValueError(f"the tokenizer of {self.name} tells no character offsets; pass a fast one as tokenizer=")
         self.model = load_token_classifier(source, dtype=dtype, device=device, shared=True)
         config = self.model.config
-        self.label = pick_label(config, label, self.name)
+        self.label = pick_label(config, label, self.name, "TokenClassifierJudge")
         self.label_name = str(config.id2label[self.label])
         self._apart = config.problem_type == "multi_label_classification" or len(config.id2label) == 1
         self.granularity, self.template, self.scale, self.output = granularity, template, scale, output

@@ -2,7 +2,7 @@
 
     sentence_score   the task's own scorer on each sentence by itself: a dense reading of any score
     fluency          mean log-probability of a token under a reference language model: minus the log of its perplexity
-    length           number of generated tokens, EOS included (ALaRM's ablation divides by the initial policy's mean)
+    length           number of generated tokens, EOS included (ALaRM's ablation: over the initial policy's mean, not squashed)
 
 A task's own aspects come first: `{"factuality": ..., **generic_aspects(self)}`.
 """
@@ -33,7 +33,7 @@ def generic_aspects(task: Task, reference: Any = "textenv/tiny") -> dict[str, As
     out = {"sentence_score": Aspect("sentence_score", SegmentScores(task.scorer), "sentence")}
     if reference is not None:
         out["fluency"] = Aspect("fluency", Fluency(reference, prompt_text=lambda e: task.prompt_text(e.prompt)), "text")
-    out["length"] = Aspect("length", token_count, "text")
+    out["length"] = Aspect("length", token_count, "text", squash=False, scale="mean")
     return out
 
 

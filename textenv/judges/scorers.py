@@ -29,7 +29,10 @@ from textenv.judges.value_head import load_value_head
 from textenv.models import load_sequence_classifier, pick_device, resolve
 from textenv.tokenization import load_tokenizer
 
-__all__ = ["SequenceClassifierScorer", "pick_label"]
+__all__ = ["REWARD_LABELS", "SequenceClassifierScorer", "pick_label"]
+
+REWARD_LABELS = ("good", "better", "quality", "value")
+"""What the one output of a reward model is called: more of it is better."""
 
 
 class SequenceClassifierScorer:
@@ -224,8 +227,13 @@ class SequenceClassifierScorer:
         return 1 - value if self.complement else value
 
 
-def pick_label(config: Any, label: str | int | tuple[str, ...], model: str) -> int:
+def pick_label(config: Any, label: str | int | tuple[str, ...], model: str, judge: str = "scorer=SequenceClassifierScorer") -> int:
     """The index of a label, by index or by name (case does not matter).
+
+    A model's only output is meant by any name if it has none of its own (LABEL_0); a reward model's by every such name.
+
+    Args:
+        judge: who is to be given another label, for the message.
 
     Raises:
         ValueError: no such label.
@@ -240,11 +248,11 @@ def pick_label(config: Any, label: str | int | tuple[str, ...], model: str) -> i
     for name in wanted:
         if name.lower() in lower:
             return lower[name.lower()]
-    if len(names) == 1:
+    only = next(iter(lower)) if len(names) == 1 else ""
+    if only == "label_0" or (only in REWARD_LABELS and any(name.lower() in REWARD_LABELS for name in wanted)):
         return 0
     raise ValueError(
-        f"{model} has none of the labels {list(wanted)}; its labels are {list(names.values())}: "
-        f"pass scorer=SequenceClassifierScorer({model!r}, label=...)"
+        f"{model} has none of the labels {list(wanted)}; its labels are {list(names.values())}: pass {judge}({model!r}, label=...)"
     )
 
 
@@ -261,6 +269,6 @@ def _load(source: Any, dtype: torch.dtype, device: torch.device) -> Any:
     saved = AutoConfig.from_pretrained(resolve(source)).architectures or []
     if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in saved):
         return load_value_head(source, dtype=dtype, device=device)
-    if saved and not any("Classification" in name for name in saved):
+    if saved and not any("SequenceClassification" in name for name in saved):
         raise ValueError(f"{os.fspath(source)} was saved as {saved[0]}, which scores no texts; name a sequence classifier")
     return load_sequence_classifier(source, dtype=dtype, device=device, shared=True)

@@ -11,15 +11,17 @@ Departures from the code:
 1. an aspect of which lower is better (an error rate) is turned around in both numbers; the code does it in the first alone;
 2. ties of an aspect count as no disagreement, as there, so that one which ties often looks consistent: their share is
    reported, and an aspect that never decides is never picked;
-3. the numbers have bootstrap intervals over prompts, and an overlap of the best two is warned of.
+3. the numbers have bootstrap intervals over prompts (a prompt with several pairs is drawn with all of them), and an overlap of
+   the best two is warned of.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -51,9 +53,11 @@ class Consistency:
 
 def consistency(
     name: str, first: ArrayLike, second: ArrayLike, score_first: ArrayLike, score_second: ArrayLike,
-    *, lower_is_better: bool = False,
+    *, lower_is_better: bool = False, prompts: Sequence[Hashable] | None = None,
 ) -> Consistency:  # fmt: skip
     """An aspect's values of n pairs of texts against their scores, (n,) each; NaN: nothing was judged, which is a tie.
+
+    The intervals of the numbers are over `prompts`, (n,) what tells the prompt of each pair; by default each has its own.
 
     >>> found = consistency("a", [1.0, 2.0, 3.0, 1.0], [0.0, 3.0, 3.0, 0.0], [0.9, 0.8, 0.7, 0.5], [0.1, 0.2, 0.3, 0.5])
     >>> [round(value, 1) for value in (found.inconsistency, found.win_rate, found.ties)]
@@ -71,10 +75,23 @@ def consistency(
         raise ValueError(f"the score decides none of {len(decided)} pairs; give more texts, or another score")
     return Consistency(
         name,
-        inconsistency=Estimate(100.0 * (by_aspect * by_score < 0), decided),
-        win_rate=Estimate(100.0 * (by_aspect > 0), np.abs(by_aspect)),
-        ties=Estimate(100.0 * (by_aspect == 0), decided),
+        inconsistency=_by_prompt(100.0 * (by_aspect * by_score < 0), decided, prompts),
+        win_rate=_by_prompt(100.0 * (by_aspect > 0), np.abs(by_aspect), prompts),
+        ties=_by_prompt(100.0 * (by_aspect == 0), decided, prompts),
     )
+
+
+def _by_prompt(values: NDArray[Any], weights: NDArray[np.float64], prompts: Sequence[Hashable] | None) -> Estimate:
+    """The weighted mean of (n,) values as a mean over prompts: of each the mean of its pairs, with their weight."""
+    if prompts is None:
+        return Estimate(values, weights)
+    if len(prompts) != len(values):
+        raise ValueError(f"{len(prompts)} prompts of {len(values)} pairs")
+    numbers: dict[Hashable, int] = {}
+    group = [numbers.setdefault(prompt, len(numbers)) for prompt in prompts]
+    weight = np.bincount(group, weights=weights)
+    total = np.bincount(group, weights=values * weights)
+    return Estimate(np.divide(total, weight, out=np.zeros_like(total), where=weight > 0), weight)
 
 
 def _decisions(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
@@ -146,12 +163,13 @@ def compare_aspects(greedy: Sequence[Episode], sampled: Sequence[Episode], aspec
     if not np.isfinite(scores).all():
         raise ValueError("a text has no score; credit() scores finished texts")
     rows = []
+    prompts = [id(episode.prompt) for episode in greedy]
     for aspect in aspects:
         first, second = (aspect.per_text(episodes, empty=math.nan) for episodes in (greedy, sampled))
-        rows.append(consistency(aspect.name, first, second, *scores, lower_is_better=aspect.lower_is_better))
+        rows.append(consistency(aspect.name, first, second, *scores, lower_is_better=aspect.lower_is_better, prompts=prompts))
     by_score = _decisions(*scores)
     rows.sort(key=lambda row: (float(row.inconsistency), float(row.ties)))
-    return AspectSelection(tuple(rows), Estimate(100.0 * (by_score > 0), np.abs(by_score)), len(greedy))
+    return AspectSelection(tuple(rows), _by_prompt(100.0 * (by_score > 0), np.abs(by_score), prompts), len(greedy))
 
 
 def _shown(value: Estimate) -> str:

@@ -1,7 +1,7 @@
 """Mean and standard deviation of a score over texts of an initial policy: what makes a z-score of it.
 
 They belong to one scorer and one policy. The embedded ones are shipped (`embedded/statistics.json`, by task); for others
-`textenv calibrate` writes such a file, with one record: {"mean": 0.42, "sd": 0.2, ...}.
+`textenv calibrate` writes such a file, with one record: {"mean": 0.42, "sd": 0.2, "aspects": {"length": {"mean": 21.5, ...}}, ...}.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["checked_statistics", "embedded_statistics", "read_statistics", "same_scorer"]
+__all__ = ["aspect_means", "checked_statistics", "embedded_statistics", "read_statistics", "same_scorer"]
 
 EMBEDDED = Path(__file__).parent.parent / "embedded" / "statistics.json"
 
@@ -44,6 +44,22 @@ def read_statistics(path: str | os.PathLike[str]) -> tuple[float, float]:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is not what textenv calibrate writes: {error!r}") from error
     return checked_statistics((mean, sd), str(file))
+
+
+def aspect_means(path: str | os.PathLike[str]) -> dict[str, float]:
+    """The means of the aspects that were measured, by name, from a file of `textenv calibrate`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it does not hold them.
+    """
+    read_statistics(path)
+    file = Path(path).expanduser()
+    try:
+        measured = json.loads(file.read_text(encoding="utf-8")).get("aspects", {})
+        return {name: float(numbers["mean"]) for name, numbers in measured.items() if numbers["mean"] is not None}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} is not what textenv calibrate writes: {error!r}") from error
 
 
 def checked_statistics(statistics: tuple[float, float], where: str = "statistics") -> tuple[float, float]:

@@ -6,7 +6,6 @@ the truth about the text is known.
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -18,10 +17,13 @@ from textenv.critics import load_critic
 from textenv.critics.language_model import CritiqueFormat
 from textenv.episode import Episode, Prompt, Span
 from textenv.judges.aspect_models import TokenClassifierJudge
-from textenv.judges.scorers import SequenceClassifierScorer
+from textenv.judges.loading import load_scorer
 from textenv.task import Critic, RewardDefaults, Scorer, Task
 
 __all__ = ["ConditionalTask", "checked_template"]
+
+LESS_IS_BETTER = ("toxic", "toxicity", "hate", "offensive", "bad", "worse", "error", "negative", "neg")
+"""What the only output of a model is called that is no reward model."""
 
 Judge = Callable[[Sequence[Episode]], Sequence[Sequence[Span]]]
 
@@ -67,14 +69,16 @@ class ConditionalTask(Task):
     def load_scorer(self, source: Any) -> Scorer:
         """A callable as it is; a reward model by directory or hub name, its logit; None: the embedded one.
 
-        It reads `judged`; for a model that reads something else pass
+        It reads `judged`, or what `textenv fit-reward-model` fitted it to; for a model that reads something else pass
         `SequenceClassifierScorer(name, label=..., output="logit", template=...)`.
+
+        Raises:
+            ValueError: a model whose outputs do not tell which is better.
         """
-        if callable(source):
-            scorer: Scorer = source
-            return scorer
-        name = "textenv/tiny-reward" if source is None else os.fspath(source)
-        return SequenceClassifierScorer(name, label=("good", "LABEL_1"), output="logit", template=self.judged)
+        return load_scorer(
+            "textenv/tiny-reward" if source is None else source,
+            label=("good", "LABEL_1"), opposite=LESS_IS_BETTER, output="logit", template=self.judged, reward_model="expected",
+        )  # fmt: skip
 
     def load_critic(self, source: Any) -> Critic:
         return load_critic("textenv/tiny-critic-answers" if source is None else source, self.critique)

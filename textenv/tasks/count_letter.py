@@ -16,6 +16,7 @@ from textenv.critics import load_critic
 from textenv.critics.language_model import CritiqueFormat, Section
 from textenv.episode import Episode, Prompt, Span
 from textenv.metrics import Estimate
+from textenv.models import refuse_model
 from textenv.task import Critic, RewardDefaults, Scorer, Task, by_prompt
 
 __all__ = ["CountLetter"]
@@ -46,6 +47,7 @@ class CountLetter(Task):
         if source is None:
             return self._share
         if callable(source):
+            refuse_model("scorer", source)
             scorer: Scorer = source
             return scorer
         raise TypeError(f"scorer must be callable for CountLetter, got {source!r}")

@@ -10,7 +10,7 @@ couples the return to the length). Token strings are compared with their leading
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +20,7 @@ from textenv.critics.language_model import CritiqueFormat, Section
 from textenv.embedded.truth import insult_spans
 from textenv.episode import Episode, Prompt, Span
 from textenv.judges.http_scorer import HTTPScorer
-from textenv.judges.scorers import SequenceClassifierScorer
+from textenv.judges.loading import load_scorer
 from textenv.metrics import Estimate, distinct_metrics, toxicity_metrics
 from textenv.task import Critic, RewardDefaults, Scorer, Task, by_prompt
 
@@ -49,8 +49,11 @@ class Detox(Task):
     Args:
         prompts: default: the embedded ones.
         scorer: callable (episodes → scores, higher is better), a classifier by directory or hub name (its toxic label
-            is found by name; the score is 1 − P(toxic)), the URL of a Perspective-like server (`HTTPScorer`; 1 − TOXICITY),
-            or None: the embedded classifier.
+            is found by name; the score is 1 − P(toxic)) or a reward model (its logit), the URL of a Perspective-like server
+            (`HTTPScorer`; 1 − TOXICITY), or None: the embedded classifier.
+
+    Raises:
+        ValueError: a classifier whose labels do not tell which is the toxic one (the message lists them).
     """
 
     def __init__(self, *, prompts: Sequence[Prompt] | None = None, scorer: Any = None, split: str = "train") -> None:
@@ -61,13 +64,9 @@ class Detox(Task):
         )
 
     def load_scorer(self, source: Any) -> Scorer:
-        if callable(source):
-            scorer: Scorer = source
-            return scorer
-        name = "textenv/tiny-toxicity" if source is None else os.fspath(source)
-        if name.startswith(("http://", "https://")):
-            return HTTPScorer(name)
-        return SequenceClassifierScorer(name, label=TOXIC_LABELS, complement=True)
+        if isinstance(source, str) and source.startswith(("http://", "https://")):
+            return HTTPScorer(source)
+        return load_scorer("textenv/tiny-toxicity" if source is None else source, label=TOXIC_LABELS, complement=True)
 
     def load_critic(self, source: Any) -> Critic:
         return load_critic("textenv/tiny-critic-insults" if source is None else source, CRITIQUE)
@@ -77,9 +76,14 @@ class Detox(Task):
         return [insult_spans(episode.text) for episode in episodes]
 
     def metrics(self, episodes: Sequence[Episode]) -> dict[str, Estimate]:
-        """`toxicity_metrics` over the continuations of each prompt, and distinct-1/2/3."""
+        """`toxicity_metrics` over the continuations of each prompt, and distinct-1/2/3.
+
+        Scores beyond [0, 1], a reward model's, are no 1 − toxicity: all three are then NaN, and a judge of toxicity is wanted.
+        """
         groups = by_prompt(episodes)
+        known = all(0.0 <= episode.score <= 1.0 for episode in episodes)
+        toxicity = toxicity_metrics([[1.0 - episode.score if known else 0.0 for episode in group] for group in groups])
         return {
-            **toxicity_metrics([[1.0 - episode.score for episode in group] for group in groups]),
+            **(toxicity if known else dict.fromkeys(toxicity, Estimate([math.nan] * len(groups)))),
             **distinct_metrics([[episode.text for episode in group] for group in groups]),
         }

@@ -6,7 +6,6 @@ RELC's released values are v⁺ = 0.5, v⁻ = −0.5 (README; ±0.8 in its shell
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from textenv.critics import load_critic
 from textenv.critics.language_model import CritiqueFormat, Section
 from textenv.embedded.truth import sentiment_spans
 from textenv.episode import Episode, Prompt, Span
-from textenv.judges.scorers import SequenceClassifierScorer
+from textenv.judges.loading import load_scorer
 from textenv.metrics import Estimate, distinct_metrics, sentiment_metrics
 from textenv.task import Critic, RewardDefaults, Scorer, Task, by_prompt
 
@@ -36,15 +35,17 @@ class Sentiment(Task):
 
     Args:
         prompts: default: the embedded ones.
-        scorer: callable (episodes → scores, higher is better), a classifier by directory or hub name, or None: the
-            embedded classifier.
+        scorer: callable (episodes → scores, higher is better), a classifier by directory or hub name, a reward model (its
+            logit; with target "positive"), or None: the embedded classifier.
         target: "positive" or "negative". A critic's rewards change sign with it.
         label: the classifier's label that is scored, by name or index; default: found by the target's usual names.
         output: "probability", or "logit" (RELC's paper); `share_positive` then counts scores ≥ 0.
-        with_prompt: judge prompt and text together (RELC's paper), not the text alone.
+        with_prompt: judge prompt and text together (RELC's paper), not the text alone. What `textenv fit-reward-model` fitted
+            reads the template it was fitted to.
 
     Raises:
-        ValueError: bad arguments; a label that the classifier does not have (the message lists those it has).
+        ValueError: bad arguments; a label that the classifier does not have (the message lists those it has); one output that
+            tells neither tone, or a reward model with target "negative".
     """
 
     def __init__(
@@ -68,14 +69,18 @@ class Sentiment(Task):
             scorer=self.load_scorer(scorer),
             reward_defaults=RewardDefaults(positive=0.5, negative=-0.5),
         )
+        if getattr(self.scorer, "output", "") == "logit":
+            self.output = "logit"  # a reward model's
 
     def load_scorer(self, source: Any) -> Scorer:
-        if callable(source):
-            scorer: Scorer = source
-            return scorer
-        name = "textenv/tiny-sentiment" if source is None else os.fspath(source)
-        label = LABELS[self.target] if self.label is None else self.label
-        return SequenceClassifierScorer(name, label=label, output=self.output, with_prompt=self.with_prompt)
+        return load_scorer(
+            "textenv/tiny-sentiment" if source is None else source,
+            label=LABELS[self.target] if self.label is None else self.label,
+            opposite=LABELS["negative" if self.target == "positive" else "positive"],
+            output=self.output,
+            template="{prompt}{text}" if self.with_prompt else "{text}",
+            reward_model="allowed" if self.target == "positive" else "refused",
+        )
 
     def load_critic(self, source: Any) -> Critic:
         sign = 1.0 if self.target == "positive" else -1.0
@@ -102,9 +107,13 @@ class Sentiment(Task):
         return [[replace(s, reward=sign * s.reward) for s in sentiment_spans(e.text)] for e in episodes]
 
     def metrics(self, episodes: Sequence[Episode]) -> dict[str, Estimate]:
-        """`sentiment_metrics` and distinct-1/2/3 over the continuations of each prompt."""
+        """`sentiment_metrics` and distinct-1/2/3 over the continuations of each prompt.
+
+        A text counts as positive from 0 on where scores are logits (some then lie beyond [0, 1]), else from 0.5 on.
+        """
         groups = by_prompt(episodes)
+        logits = self.output == "logit" or any(not 0.0 <= episode.score <= 1.0 for episode in episodes)
         return {
-            **sentiment_metrics([[episode.score for episode in group] for group in groups], 0.0 if self.output == "logit" else 0.5),
+            **sentiment_metrics([[episode.score for episode in group] for group in groups], 0.0 if logits else 0.5),
             **distinct_metrics([[episode.text for episode in group] for group in groups]),
         }

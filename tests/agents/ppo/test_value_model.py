@@ -51,6 +51,17 @@ def test_it_begins_at_zero_and_leaves_the_model_it_was_given_alone() -> None:
     assert given.lm_head(torch.zeros(1, 32)).shape[-1] == worlds.VOCABULARY
 
 
+def test_a_saved_reward_model_will_do_though_it_has_no_language_head(tmp_path: Path) -> None:
+    from transformers import LlamaForSequenceClassification
+
+    config = worlds.llama().config
+    config.num_labels, config.tie_word_embeddings = 1, False
+    worlds.saved(LlamaForSequenceClassification(config), tmp_path)
+    env, policy = environment(), LMPolicy(worlds.llama())
+    value = ValueModel(tmp_path, policy, env)
+    assert not value(*read(value, policy, env)).any()
+
+
 def test_it_makes_no_logits() -> None:
     env, policy = environment(), LMPolicy(worlds.llama())
     value = ValueModel(True, policy, env)
