@@ -9,10 +9,14 @@ import pytest
 from tests.repository import ROOT
 
 SHORT = {
+    "alarm_longform_qa.py": ["--total-timesteps", "1", "--pairs", "4", "--prompts", "2", "--samples", "1"],
     "api_agent.py": ["--texts", "1", "--prompts", "2"],
     "count_letter.py": ["--rounds", "1"],
     "custom_agent.py": ["--steps", "2"],
+    "custom_reward.py": ["--rounds", "1"],
     "detox_demo.py": ["--total-timesteps", "1792", "--prompts", "2"],
+    "red_summarization.py": ["--total-timesteps", "1", "--prompts", "2", "--samples", "1"],
+    "relc_detox.py": ["--total-timesteps", "2", "--prompts", "2", "--samples", "2"],
     "sb3_token_rewards.py": ["--total-timesteps", "1024"],
     "server_critic.py": ["--total-timesteps", "3584"],
 }
