@@ -91,8 +91,8 @@ def test_initial_weights_depend_on_the_seed_and_on_nothing_else() -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_every_job_has_its_number_of_steps() -> None:
-    assert set(recipes.STEPS) == set(build.JOBS)
+def test_every_job_has_its_number_of_steps_but_the_judge_that_stays_as_it_was_drafted() -> None:
+    assert set(recipes.STEPS) == set(build.JOBS) - {"tiny-reward"}
 
 
 def test_every_job_waits_for_jobs_that_there_are() -> None:

@@ -30,6 +30,7 @@ JOBS: dict[str, tuple[str, ...]] = {  # name → the jobs that must be done befo
     "tiny": (),
     "draft": (),
     "judges": ("tiny",),
+    "tiny-reward": ("judges", "tiny"),
     "tiny-critic-answers": ("judges", "tiny"),
     "tiny-aspects": ("judges", "tiny"),
     "tiny-preferred": ("tiny",),
@@ -40,8 +41,8 @@ JOBS: dict[str, tuple[str, ...]] = {  # name → the jobs that must be done befo
     "tiny-principles": ("draft",),
     "tiny-toxicity": ("draft",),
 }
-JUDGES = ("tiny-reward", "tiny-aspects", "tiny-critic-answers")  # what the job "judges" makes, of two a draft
-MODELS = ("tiny-reward", *(job for job in JOBS if job not in ("judges", "draft")))
+JUDGES = ("tiny-reward", "tiny-aspects", "tiny-critic-answers")  # what the job "judges" makes, in drafts; the first stays as it is
+MODELS = tuple(job for job in JOBS if job not in ("judges", "draft"))
 PACKAGE = Path(__file__).parent / "models"
 
 
@@ -105,7 +106,7 @@ def _there(job: str, given: argparse.Namespace, work: Path) -> bool:
 def _build(given: argparse.Namespace, work: Path) -> bool:
     """Runs the jobs, at most `processes` at a time, each as soon as what it needs is done."""
     work.mkdir(parents=True, exist_ok=True)
-    wanted = {"judges" if name == "tiny-reward" else name for name in given.only or MODELS}
+    wanted = set(given.only or MODELS)
     needed = {job for name in wanted for job in JOBS[name]}
     needed = (needed | {job for name in needed for job in JOBS[name]}) - wanted
     done = {job for job in needed if _there(job, given, work)}
@@ -146,7 +147,7 @@ def _work(job: str, seed: int, out: Path, work: Path, scale: float) -> None:
         print(f"[{job}] {line}", flush=True)
 
     _, tokenizer = wording.build_tokenizer(seed)
-    steps = max(20, round(recipes.STEPS[job] * scale))
+    steps = max(20, round(recipes.STEPS.get(job, 0) * scale))
     few = min(1.0, scale)
     count = max(20, round(800 * few))
     if job == "draft":
@@ -160,7 +161,8 @@ def _work(job: str, seed: int, out: Path, work: Path, scale: float) -> None:
         made = judging.judges(*common, steps, source, count=count)
     elif job in JUDGES:
         drafts = {name: networks.eager(quality.load(work, name)[0]).float() for name in JUDGES}
-        made = {job: judging.finished(job, *common, steps, source, drafts, count=count)}
+        finished = judging.finished(job, *common, steps, source, drafts, count=count) if job in recipes.STEPS else drafts[job]
+        made = {job: finished}
     elif job == "tiny":
         made = {job: recipes.language_model(*common, steps)}
     elif job == "tiny-translation":
@@ -174,10 +176,7 @@ def _work(job: str, seed: int, out: Path, work: Path, scale: float) -> None:
         train = recipes.critic if "critic" in job else recipes.scorer
         made = {job: train(*common, task, samples[material.GENRE[task]], steps)}
     for name, model in made.items():
-        if job == "judges":
-            _save(model, tokenizer, work / name)
-        if job != "judges" or name == "tiny-reward":
-            _save(model, tokenizer, out / name)
+        _save(model, tokenizer, (work if job == "judges" else out) / name)
     progress(f"saved after {time.monotonic() - begun:.0f} s")
 
 
