@@ -119,10 +119,14 @@ def as_policy(policy: Any, env: gym.Env[Any, Any] | None = None) -> Policy:
 
     Raises:
         TypeError: none of these, or no environment where one is needed.
+        ValueError: a language model whose tokens are not the environment's.
     """
     model = hasattr(policy, "get_input_embeddings") and not isinstance(policy, type)
     if model or isinstance(policy, (str, os.PathLike)):
-        return LMPolicy(policy)
+        named = LMPolicy(policy)
+        if env is not None:
+            named.fit_to(env)
+        return named
     kind, steps = type(policy).__name__, callable(getattr(policy, "predict", None))
     inner: Any = getattr(policy, "policy", None)
     if _writes(policy):

@@ -273,3 +273,8 @@ def test_what_predicts_is_stepped_even_if_it_can_be_called() -> None:
 def test_what_writes_no_texts_is_refused(policy: Any) -> None:
     with pytest.raises(TypeError, match="writes no texts; give a language model or its name"):
         evaluate(policy, env())
+
+
+def test_a_saved_model_of_other_tokens_is_refused(llama_directory: Path) -> None:
+    with pytest.raises(ValueError, match="different tokenizers"):
+        evaluate(str(llama_directory), env(tokenizer=worlds.tokenizers()["word_piece"]), 1)
