@@ -114,10 +114,7 @@ class SteppedPolicy:
     def _predict(self, observations: Any, state: Any, begin: NDArray[np.bool_], deterministic: bool) -> tuple[Any, Any]:
         known: dict[str, Any] = {"state": state, "episode_start": begin, "deterministic": deterministic}
         options = {name: value for name, value in known.items() if name in self._takes}
-        if "action_masks" in self._takes:
-            try:
-                options["action_masks"] = np.asarray(self.env.get_wrapper_attr("action_masks")())[None]
-            except AttributeError:
-                pass  # nothing is forbidden
+        if "action_masks" in self._takes and self.env.has_wrapper_attr("action_masks"):  # without it nothing is forbidden
+            options["action_masks"] = np.asarray(self.env.get_wrapper_attr("action_masks")())[None]
         found = self.agent.predict(observations, **options)
         return found if isinstance(found, tuple) else (found, None)
