@@ -3,19 +3,20 @@
     L = −mean_t log π(y_t | x, y_<t)
 
 Over plain texts x is empty (or BOS) and y the text; over prompts with references y is a reference. EOS closes every y,
-so that stopping is learned. An encoder–decoder learns pairs alone, and its y is what the tokenizer makes of a target
-(BART's begins with "<s>").
+so that stopping is learned (`textenv.agents.targets`). An encoder–decoder learns pairs alone.
 
 1. A timestep is a target token. AdamW with decay on matrices only; the rate rises over the first 5 % of the timesteps and
    falls along a cosine. It is a function of the timesteps alone: a run that was cut and goes on for what it had left makes
    the same updates as one that was not.
-2. While it learns the model is in training mode, with whatever dropout it has (torch's own generator draws it).
+2. Dropout is off, as in every learner here: it would draw from torch's own generator, so that a seed would not settle a run.
+   Decay, and texts enough, are there against learning by heart.
+3. A forward pass reads `micro_batch_size` texts; the gradients of a minibatch are those of one pass over all its tokens.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -25,12 +26,15 @@ from numpy.typing import NDArray
 from stable_baselines3.common.type_aliases import MaybeCallback
 from torch import Tensor
 
+from textenv.agents.checks import above, at_least, within
 from textenv.agents.learner import Learner, Run
 from textenv.agents.policy import LMPolicy
+from textenv.agents.targets import target_ids
 from textenv.episode import Prompt
 from textenv.fitting.training import learning_rate_factor
 from textenv.generation import ActionRule
 from textenv.layouts import prompt_end, prompt_ids
+from textenv.precision import Precision
 
 __all__ = ["BehaviourCloning"]
 
@@ -52,19 +56,22 @@ class BehaviourCloning(Learner):
         data: plain texts; `Prompt`s, whose references are the targets (a prompt without one is learned as a text); or a
             text environment, for its prompts, which are read as its policies read them.
         learning_rate: its peak.
-        batch_size: texts an optimizer step.
+        batch_size: texts an optimizer step. micro_batch_size: texts a forward pass; default: `batch_size`.
         weight_decay, max_grad_norm: of AdamW's decay, on matrices; of the clipped gradient.
         max_tokens: longer examples lose their right end. Default: the model's positions (1,024 where they are relative).
         tensorboard_log: directory of TensorBoard logs.
         seed: of the order.
-        device, lora, gradient_checkpointing: of a policy that is made here (as for `LMPolicy`).
+        device, lora, gradient_checkpointing, precision: of a policy that is made here (as for `LMPolicy`).
         verbose: 1 prints a table of metrics every `log_interval` steps.
 
     Raises:
+        TypeError: data of another kind.
         ValueError: no data, or a policy without a tokenizer; a text without a reference for an encoder–decoder.
     """
 
-    settings_names = (*Learner.settings_names, "learning_rate", "batch_size", "weight_decay", "max_grad_norm", "max_tokens")
+    settings_names = (
+        *Learner.settings_names, "learning_rate", "batch_size", "micro_batch_size", "weight_decay", "max_grad_norm", "max_tokens",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -73,6 +80,7 @@ class BehaviourCloning(Learner):
         *,
         learning_rate: float = 1e-4,
         batch_size: int = 16,
+        micro_batch_size: int | None = None,
         weight_decay: float = 0.01,
         max_grad_norm: float = 1.0,
         max_tokens: int | None = None,
@@ -82,8 +90,9 @@ class BehaviourCloning(Learner):
         verbose: int = 0,
         lora: Any = None,
         gradient_checkpointing: bool = False,
+        precision: Precision = "auto",
     ) -> None:
-        model: dict[str, Any] = {"lora": lora, "gradient_checkpointing": gradient_checkpointing}
+        model: dict[str, Any] = {"lora": lora, "gradient_checkpointing": gradient_checkpointing, "precision": precision}
         if not isinstance(policy, LMPolicy):
             policy, model = LMPolicy(policy, device=device, **model), {}
         env = data if isinstance(data, gym.Env) else None
@@ -91,8 +100,11 @@ class BehaviourCloning(Learner):
             raise ValueError("the policy has no tokenizer to read texts with: LMPolicy(model, tokenizer)")
         if env is not None:
             policy.fit_to(env)
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        at_least(1, batch_size=batch_size, micro_batch_size=micro_batch_size, max_tokens=max_tokens)
+        within(0, float("inf"), learning_rate=learning_rate, weight_decay=weight_decay)
+        above(0, max_grad_norm=max_grad_norm)
+        if isinstance(data, str | bytes) or not isinstance(data, Iterable | gym.Env):
+            raise TypeError(f"data takes a list of texts or Prompts, or a text environment (gym.make(...)), got {data!r:.80}")
         texts = data.get_wrapper_attr("task").prompts if isinstance(data, gym.Env) else data
         encode = _Encoder(policy, env, max_tokens)
         self.examples = [example for text in texts for example in encode(text)]
@@ -106,6 +118,7 @@ class BehaviourCloning(Learner):
             verbose=verbose, **model,
         )  # fmt: skip
         self.learning_rate, self.batch_size, self.max_tokens = learning_rate, batch_size, max_tokens
+        self.micro_batch_size = micro_batch_size or batch_size
         self.weight_decay, self.max_grad_norm = weight_decay, max_grad_norm
         trained = [p for p in self.policy.model.parameters() if p.requires_grad]
         groups = [
@@ -136,31 +149,23 @@ class BehaviourCloning(Learner):
             FloatingPointError: the loss, or its gradient, is not finite.
         """
         with self.running(total_timesteps, callback, tb_log_name, reset_num_timesteps, progress_bar) as run:
-            self.policy.train()
-            try:
-                while self.num_timesteps < run.total:
-                    batch = self._next_batch()
-                    loss = self._update(batch, run)
-                    self.num_timesteps += sum(len(target) for _, target in batch)
-                    self.logger.record("train/loss", loss)
-                    self.logger.record("train/n_updates", self.n_updates)
-                    if not run.step(loss=loss):
-                        break
-                    run.iterated(log_interval)
-            finally:
-                self.policy.eval()
+            self.policy.eval()
+            while self.num_timesteps < run.total:
+                batch = self._next_batch()
+                loss = self._update(batch, run)
+                self.num_timesteps += _tokens(batch)
+                self.logger.record("train/loss", loss)
+                self.logger.record("train/n_updates", self.n_updates)
+                if not run.step(loss=loss):
+                    break
+                run.iterated(log_interval)
         return self
 
     def loss(self, examples: Sequence[Example] | None = None) -> float:
         """Mean negative log-likelihood per target token (nats), of the given examples or of all."""
         chosen = self.examples if examples is None else examples
-        total, count = 0.0, 0
         with torch.no_grad():
-            for at in range(0, len(chosen), self.batch_size):
-                part = chosen[at : at + self.batch_size]
-                n = sum(len(target) for _, target in part)
-                total, count = total + float(self._loss(part)) * n, count + n
-        return total / count
+            return sum(part.item() for part in self._losses(chosen)) / _tokens(chosen)
 
     # --- Within --------------------------------------------------------------------------------------------------
 
@@ -173,15 +178,18 @@ class BehaviourCloning(Learner):
 
     def _update(self, batch: Sequence[Example], run: Run) -> float:
         """One optimizer step; its loss."""
-        middle = self.num_timesteps + sum(len(target) for _, target in batch) // 2
+        tokens = _tokens(batch)
+        middle = self.num_timesteps + tokens // 2
         rate = self.learning_rate * learning_rate_factor(middle, run.total, max(1, round(WARMUP * run.total)))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._loss(batch)
-        loss.backward()
+        loss = torch.zeros((), device=self.policy.device)
+        for part in self._losses(batch):
+            (part / tokens).backward()
+            loss += part.detach()
         norm = torch.nn.utils.clip_grad_norm_(self.policy.model.parameters(), self.max_grad_norm)
-        value = loss.item()
+        value = loss.item() / tokens
         if not (math.isfinite(value) and torch.isfinite(norm)):
             raise FloatingPointError(
                 f"the loss became {value}, its gradient {norm.item()}, at update {self.n_updates}; "
@@ -192,10 +200,11 @@ class BehaviourCloning(Learner):
         self.logger.record("train/learning_rate", rate)
         return value
 
-    def _loss(self, batch: Sequence[Example]) -> Tensor:
-        out = self.policy.evaluate([start for start, _ in batch], [target for _, target in batch], self.target_rule)
-        loss: Tensor = -out.log_probs.mean()
-        return loss
+    def _losses(self, examples: Sequence[Example]) -> Iterator[Tensor]:
+        """The sum of −log π over the tokens of each micro-batch, one after the other."""
+        for at in range(0, len(examples), self.micro_batch_size):
+            starts, targets = zip(*examples[at : at + self.micro_batch_size], strict=True)
+            yield -self.policy.evaluate(starts, targets, self.target_rule).log_probs.sum()
 
     def _state(self) -> dict[str, Any]:
         return {**super()._state(), "order": self._order}
@@ -203,6 +212,11 @@ class BehaviourCloning(Learner):
     def _restore(self, state: dict[str, Any]) -> None:
         super()._restore(state)
         self._order = [i for i in state["order"] if i < len(self.examples)]
+
+
+def _tokens(examples: Sequence[Example]) -> int:
+    """Target tokens."""
+    return sum(len(target) for _, target in examples)
 
 
 class _Encoder:
@@ -214,6 +228,8 @@ class _Encoder:
         self.end: tuple[int, ...] = prompt_end(self.tokenizer) if env is None else env.get_wrapper_attr("action_rule").prompt_end
 
     def __call__(self, text: str | Prompt) -> Iterator[Example]:
+        if not isinstance(text, str | Prompt):
+            raise TypeError(f"data holds texts or Prompts, got {text!r:.80}")
         tokenizer = self.tokenizer
         prompt = Prompt(text) if isinstance(text, str) else text
         encoder = bool(getattr(self.policy.model.config, "is_encoder_decoder", False))
@@ -225,11 +241,9 @@ class _Encoder:
                 first = 1 if ids and ids[0] == tokenizer.bos_token_id else 0
                 start = ids[:first] or [tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id]
                 target = ids[first:]
+                target += [tokenizer.eos_token_id] if target[-1:] != [tokenizer.eos_token_id] else []
             else:
-                start = self._start(prompt)
-                target = list(tokenizer(text_target=reference, add_special_tokens=encoder)["input_ids"])
-            if not target or target[-1] != tokenizer.eos_token_id:
-                target.append(tokenizer.eos_token_id)
+                start, target = self._start(prompt), target_ids(tokenizer, self.policy.model, reference)
             target = target[: self._room(len(start))]
             if len(target) > 1:
                 yield np.array(start, np.int64), np.array(target, np.int64)

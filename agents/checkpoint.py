@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 import textenv
 from textenv.agents import lora as adapters
+from textenv.agents.distributed.sharding import like
 from textenv.agents.policy import LMPolicy
 from textenv.models import quiet_files
 from textenv.saving import atomic_directory
@@ -45,6 +46,7 @@ def save_agent(
     generator: torch.Generator,
     state: dict[str, Any],
     networks: Mapping[str, nn.Module] | None = None,
+    more: Callable[[Path], None] | None = None,
 ) -> None:
     """Write an agent.
 
@@ -53,10 +55,14 @@ def save_agent(
         kind: the class of the agent.
         state: settings and counters, JSON values.
         networks: what else it learns, by name; weights that are the policy's own objects are not written again.
+        more: writes further files of the agent into the directory that it is given.
     """
     dtype = str(policy.model.dtype).removeprefix("torch.")
     head = {"agent": kind, "version": textenv.__version__, "temperature": policy.temperature, "dtype": dtype}
-    head["gradient_checkpointing"] = policy.gradient_checkpointing
+    head["gradient_checkpointing"], head["precision"] = policy.gradient_checkpointing, policy.precision
+    head["frozen_layers"] = 0 if policy.frozen is None else policy.frozen.n
+    if reference is not None:
+        head["reference_temperature"] = reference.temperature
     shared = reference is not None and policy.adapted and reference.shares_base(policy)
     if shared and reference is not None:
         head["shared_reference"] = "adapter" if reference.adapted else "base"
@@ -72,6 +78,8 @@ def save_agent(
             adapters.save_adapter(reference.model, scratch / "reference", with_base=False)
         elif reference is not None and not shared and reference.source is None:
             (reference.merged() if reference.adapted else reference).model.save_pretrained(scratch / "reference")
+        if more is not None:
+            more(scratch)
         (scratch / AGENT_FILE).write_text(content, encoding="utf-8")
 
 
@@ -99,9 +107,10 @@ def load_policy(path: str | os.PathLike[str], **arguments: Any) -> LMPolicy:
     """The policy of a saved agent, with its value head. Arguments as for `LMPolicy`, device and dtype among them."""
     directory = Path(path)
     tokenizer = directory if any(directory.glob("tokenizer*")) else None
-    again = bool(_content(directory).get("gradient_checkpointing"))
+    kept = _content(directory)
+    kept = {name: kept[name] for name in ("gradient_checkpointing", "frozen_layers") if name in kept}
     model = adapters.open_model(directory, dtype=arguments["dtype"], device=arguments["device"])
-    policy = LMPolicy(model, tokenizer, **{"gradient_checkpointing": again, **arguments})
+    policy = LMPolicy(model, tokenizer, **{**kept, **arguments})
     policy.value_head.load_state_dict(load_file(directory / "value_head.safetensors", device=str(policy.device)))
     return policy
 
@@ -118,6 +127,9 @@ def load_reference(path: str | os.PathLike[str], name: str | None, policy: LMPol
         return copied.requires_grad_(False).eval()
     model = adapters.open_model(kept if name is None else name, dtype=policy.model.dtype, device=policy.device)
     reference = LMPolicy(model, policy.tokenizer, **arguments)
+    if policy.frozen is not None:
+        policy.frozen.share(policy.model, reference.model)
+        reference.frozen = policy.frozen
     reference.source = name
     return reference.requires_grad_(False).eval()
 
@@ -128,9 +140,10 @@ def load_optimizer(path: str | os.PathLike[str], optimizer: torch.optim.Optimize
     generator.set_state(tensors.pop("generator"))
     content = optimizer.state_dict()
     content["state"] = {}
+    learned = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for name, value in tensors.items():
         index, _, key = name.partition(".")
-        content["state"].setdefault(int(index), {})[key] = value
+        content["state"].setdefault(int(index), {})[key] = like(value, learned[int(index)])
     optimizer.load_state_dict(content)
 
 
@@ -148,7 +161,7 @@ def load_networks(path: str | os.PathLike[str], networks: Mapping[str, nn.Module
             raise ValueError(f"{file} holds other weights than the agent's {name} has: {odd or 'of other shapes'}")
         with torch.no_grad():
             for key, value in own.items():
-                value.copy_(found[key])
+                value.copy_(like(found[key], value))
 
 
 def _own(network: nn.Module, policy: LMPolicy) -> dict[str, Tensor]:

@@ -1,26 +1,62 @@
-"""Checks of settings: the message holds the value and the way out."""
+"""Checks of settings: the message holds the value and the way out. None is left out everywhere, and so are schedules."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["at_least", "one_of"]
+__all__ = ["above", "at_least", "one_of", "within"]
 
 
-def at_least(least: float, **settings: float | None) -> None:
-    """Refuse a setting below `least`; None is left out.
+def at_least(least: int, **counts: Any) -> None:
+    """Refuse a count that is below `least`, or no whole number.
 
     >>> at_least(1, n_epochs=0)
     Traceback (most recent call last):
     ValueError: n_epochs must be at least 1, got 0
 
     Raises:
-        ValueError: with its name and value.
+        ValueError: too few. TypeError: no whole number.
     """
-    for name, value in settings.items():
-        if value is not None and not value >= least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+    for name, count in counts.items():
+        if count is None:
+            continue
+        if not isinstance(count, Integral):
+            raise TypeError(f"{name} must be a whole number, got {count!r}")
+        if count < least:
+            raise ValueError(f"{name} must be at least {least}, got {count}")
+
+
+def within(low: float, high: float, **settings: Any) -> None:
+    """Refuse a number outside low ≤ x ≤ high.
+
+    >>> within(0, 1, gamma=1.1)
+    Traceback (most recent call last):
+    ValueError: gamma must lie in 0..1, got 1.1
+
+    Raises:
+        ValueError: outside. TypeError: no number.
+    """
+    for name, value in _numbers(settings):
+        if not low <= value <= high:
+            allowed = f"be at least {low}" if high == float("inf") else f"lie in {low}..{high}"
+            raise ValueError(f"{name} must {allowed}, got {value}")
+
+
+def above(bound: float, **settings: Any) -> None:
+    """Refuse a number that is not above `bound`.
+
+    >>> above(0, max_grad_norm=-1.0)
+    Traceback (most recent call last):
+    ValueError: max_grad_norm must be above 0, got -1.0
+
+    Raises:
+        ValueError: not above. TypeError: no number.
+    """
+    for name, value in _numbers(settings):
+        if not value > bound:
+            raise ValueError(f"{name} must be above {bound}, got {value}")
 
 
 def one_of(choices: Iterable[str], **settings: Any) -> None:
@@ -37,3 +73,14 @@ def one_of(choices: Iterable[str], **settings: Any) -> None:
     for name, value in settings.items():
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+
+
+def _numbers(settings: dict[str, Any]) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for name, value in settings.items():
+        if value is None or callable(value):
+            continue
+        if not isinstance(value, Real):
+            raise TypeError(f"{name} must be a number, got {value!r}")
+        found.append((name, value))
+    return found

@@ -12,17 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from textenv.agents.policy import LMPolicy
 from textenv.agents.rollout import Policy, rollout
 from textenv.agents.stepping import SteppedPolicy
 from textenv.agents.text_actions import TextPolicy
-from textenv.episode import Episode, Prompt
-from textenv.generation import ActionRule
+from textenv.episode import Episode
 from textenv.metrics import length_metrics, perplexity
 from textenv.task import Scorer, Task, check_scores
 
@@ -78,8 +74,6 @@ def evaluate(
         raise ValueError(f"k must be at least 1, and 1 for greedy texts, got k={k}, deterministic={deterministic}")
     prompts = [prompt for prompt in task.prompts[:n] for _ in range(k)]
     writer = as_policy(policy, env)
-    if getattr(writer, "reads_prompts", False):
-        writer = _Shown(writer, prompts)
     # The verdict alone is asked for: the bare environment has no critic to wait for.
     episodes = rollout(
         env.unwrapped,
@@ -162,16 +156,3 @@ def as_language_model(policy: Any, env: gym.Env[Any, Any] | None = None) -> LMPo
 
 def _writes(writer: Any) -> bool:
     return callable(getattr(writer, "generate", None)) and not isinstance(writer, type)
-
-
-class _Shown:
-    """A policy that is shown these prompts, where ids alone are asked for."""
-
-    def __init__(self, writer: Any, prompts: Sequence[Prompt]) -> None:
-        self.writer, self.prompts = writer, prompts
-
-    def generate(
-        self, prompts: Sequence[NDArray[np.int64]], rule: ActionRule, uniforms: Tensor | None, /, *, top_k: int, top_p: float
-    ) -> list[NDArray[np.int64]]:
-        texts: list[NDArray[np.int64]] = self.writer.generate(self.prompts, rule, uniforms, top_k=top_k, top_p=top_p)
-        return texts

@@ -6,11 +6,10 @@ log-probability, value and (on demand) entropy of every token of finished texts,
 1. Log-probabilities are those of the distribution that samples: after the temperature, without ids that the tokenizer
    does not have, without EOS before `min_new_tokens`. The reference is read under the same rule.
 2. Where a prompt and its text stand is the layout's (`textenv.layouts`), the one place that tells a decoder (the text
-   continues the prompt) from an encoder–decoder (T5, BART, mT5: the encoder reads the prompt, the decoder writes). The
-   head runs at generated positions alone; no (B, L, V) logits exist. Models are read through their own forward, so that
-   what they do beside one linear head (soft caps, scaling, a bias) is in every log-probability.
+   continues the prompt) from an encoder–decoder (T5, BART, mT5: the encoder reads the prompt, the decoder writes). Models
+   are read through their own forward, the head at generated positions alone (`textenv.agents.reading`).
 3. The value head is one linear layer on the last hidden state (TRL's), kept outside the transformers model, and begins
-   at zero, so that the first advantages are the returns. Dropout is off: the ratio of the first update is 1.
+   at zero, so that the first advantages are the returns. Dropout is off.
 4. With LoRA (`textenv.agents.lora`) the adapter and the value head are trained alone, and copies of a policy share its
    frozen base: the reference of a policy that has not learned yet is the base with the adapter off, bit for bit.
 """
@@ -22,7 +21,7 @@ import copy
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import gymnasium as gym
 import numpy as np
@@ -32,24 +31,21 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from textenv.agents import lora as adapters
+from textenv.agents.frozen_layers import FrozenLayers, freeze_layers
+from textenv.agents.reading import Evaluated, evaluate_texts, lower_states, read_texts
 from textenv.agents.recompute import recompute_blocks
-from textenv.generation import ActionRule, generate, greedy, sample
+from textenv.agents.sampling import sample_texts
+from textenv.generation import ActionRule, Sampled, greedy, sample
 from textenv.layouts import Layout, Positions, layout_of
 from textenv.models import quiet_files
+from textenv.precision import Precision, computing, prepare, resolved
 from textenv.saving import atomic_directory
 from textenv.tokenization import load_tokenizer
+from textenv.weights import marks
 
 __all__ = ["Evaluated", "LMPolicy"]
 
 Ids = NDArray[np.int64]
-
-
-class Evaluated(NamedTuple):
-    """Per generated token, all texts one after the other: log-probabilities, values, entropies (N,) each."""
-
-    log_probs: Tensor
-    values: Tensor
-    entropy: Tensor | None
 
 
 class LMPolicy(nn.Module):
@@ -65,17 +61,23 @@ class LMPolicy(nn.Module):
         tokenizer: default: the model's own; a model object may go without (its ids are then taken on trust).
         temperature: of sampling, and so of every log-probability.
         dtype: of the weights.
-        autocast: compute in this dtype on CUDA (weights stay as they are); None: bfloat16 where the device has it.
+        precision: of forward passes, "auto", "fp32", "bf16" or "medium" (`textenv.precision`); the weights stay as they are.
         device: "auto", "cpu", "cuda", ...
         lora: train a low-rank adapter in place of the model: its rank (8, say), a dict of `peft.LoraConfig`'s arguments, or
             a `LoraConfig`. It is put into the model, whose own weights are frozen.
         gradient_checkpointing: keep only what enters each block, and compute the rest again for the gradients: less memory,
             about a third more time, the same numbers.
+        frozen_layers: of a decoder, so many blocks from below and the embeddings (a tied head with them) do not learn, and copies
+            hold them in common (`textenv.agents.frozen_layers`).
 
     Raises:
         ImportError: `lora` without PEFT.
-        ValueError: a temperature of 0; a bad `lora`; a model without blocks to compute again.
+        ValueError: a temperature of 0; an unknown precision; a bad `lora`; a model without blocks to compute again or to freeze;
+            `lora` and `frozen_layers`.
     """
+
+    decodes_together: int = 256
+    """Texts that are decoded at a time; each is its own, whatever the others (`textenv.agents.rollout.Policy`)."""
 
     def __init__(
         self,
@@ -84,36 +86,50 @@ class LMPolicy(nn.Module):
         *,
         temperature: float = 1.0,
         dtype: torch.dtype = torch.float32,
-        autocast: torch.dtype | None = None,
+        precision: Precision = "auto",
         device: str | torch.device = "auto",
         lora: Any = None,
         gradient_checkpointing: bool = False,
+        frozen_layers: int = 0,
     ) -> None:
         super().__init__()
         if temperature <= 0:
             raise ValueError(f"temperature must be above 0, got {temperature}; pass deterministic=True for greedy texts")
         named = isinstance(model, (str, os.PathLike))
-        self.source = os.fspath(model) if named else None
+        source = os.fspath(model) if named else None
         self.tokenizer: Any = None
         if named or tokenizer is not None:
             self.tokenizer = load_tokenizer(adapters.tokenizer_source(model) if tokenizer is None else tokenizer)
         self.model = adapters.open_model(model, dtype=dtype, device=device)
         if lora is not None:
             adapters.add_adapter(self.model, lora)
-            adapters.adapter_of(self.model).base_model_name_or_path = self.source
+            adapters.adapter_of(self.model).base_model_name_or_path = source
         elif self.adapted:
             adapters.train_adapter_alone(self.model)
+        self.source = source
         self._frozen_base = self.adapted
         self.gradient_checkpointing = gradient_checkpointing
         if gradient_checkpointing:
             recompute_blocks(self.model)
+        if frozen_layers and self.adapted:
+            raise ValueError(f"LoRA freezes the whole base: leave out frozen_layers={frozen_layers}")
+        self.frozen: FrozenLayers | None = freeze_layers(self.model, frozen_layers) if frozen_layers else None
         self.temperature = temperature
         width = self.layout.head.weight.shape[1]
         self.value_head: nn.Linear = skip_init(nn.Linear, width, 1, device=self.device)  # the global generator is left alone
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
-        bf16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        self._autocast = autocast or (torch.bfloat16 if bf16 and dtype == torch.float32 else None)
+        resolved(precision, self.device, self.model.dtype)
+        self.precision = precision
+
+    @property
+    def source(self) -> str | None:
+        """By what name these weights are found again; None: they have none, or have changed since they were read by it."""
+        return self._source if self._marks == marks(self.model.parameters()) else None
+
+    @source.setter
+    def source(self, name: str | None) -> None:
+        self._source, self._marks = name, marks(self.model.parameters())
 
     @property
     def device(self) -> torch.device:
@@ -145,8 +161,11 @@ class LMPolicy(nn.Module):
         """Check that the policy and a text environment speak of the same tokens; a policy without a tokenizer takes its.
 
         Raises:
+            TypeError: no text environment.
             ValueError: fewer ids than the environment's tokenizer, another tokenizer, too few positions.
         """
+        if not isinstance(env, gym.Env) or not env.has_wrapper_attr("action_rule"):
+            raise TypeError(f'env must be a text environment, gym.make("textenv/Detox-v0") say, got {env!r:.80}')
         rule: ActionRule = env.get_wrapper_attr("action_rule")
         theirs, own = env.get_wrapper_attr("tokenizer"), self.tokenizer
         way_out = "make the environment with the policy's own tokenizer (tokenizer=...)"
@@ -161,11 +180,14 @@ class LMPolicy(nn.Module):
         self.tokenizer = theirs if own is None else own
 
     def copy(self) -> LMPolicy:
-        """A policy that learns by itself; with LoRA, by an adapter of its own on the same frozen base."""
-        if self.adapted:
-            return adapters.sharing_copy(self, self.model)
-        copied = copy.deepcopy(self)
-        copied._frozen_base = False
+        """A policy that learns by itself; with LoRA, by an adapter of its own on the same frozen base.
+
+        Frozen layers are not copied but shared.
+        """
+        kept: dict[int, Any] = {} if self.frozen is None else {id(p): p for p in self.frozen.parameters(self.model)}
+        copied = adapters.sharing_copy(self, self.model) if self.adapted else copy.deepcopy(self, kept)
+        copied._frozen_base = self.adapted
+        copied.source = self.source
         return copied
 
     def frozen_copy(self) -> LMPolicy:
@@ -176,6 +198,7 @@ class LMPolicy(nn.Module):
         copied = self.copy()
         if self.adapted and adapters.untouched(self.model):
             adapters.remove_adapter(copied.model)
+            copied.source = self.source
         return copied.requires_grad_(False).eval()
 
     def base(self) -> LMPolicy:
@@ -201,9 +224,22 @@ class LMPolicy(nn.Module):
         copied.source, copied._frozen_base = None, False
         return copied.requires_grad_(True).eval()
 
+    def sync_weights(self, policy: LMPolicy) -> None:
+        """Sample like this policy from now on: the policy as its own, or as another's, rollout engine (`textenv.agents.engines`).
+
+        Raises:
+            RuntimeError: the other model is of another shape.
+        """
+        if policy is not self:
+            like = policy.merged() if policy.adapted and not self.adapted else policy
+            self.load_state_dict(like.state_dict())
+            self.temperature = policy.temperature
+
     def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """As torch has it, but the base of a LoRA policy stays frozen: other policies may hold it too."""
+        """As torch has it, but frozen layers and the base of a LoRA policy stay frozen: other policies may hold them too."""
         super().requires_grad_(requires_grad)
+        if self.frozen is not None:
+            self.frozen.freeze(self.model)
         if self._frozen_base:
             adapters.freeze_base(self.model)
         return self
@@ -237,7 +273,7 @@ class LMPolicy(nn.Module):
         top_p: float = 1.0,
         batch_size: int = 256,
     ) -> list[Ids]:
-        """Texts, one per prompt.
+        """Texts, one per prompt: B arrays (T_b,) of ids, EOS included.
 
         Args:
             prompts: B arrays (P_b,) of ids.
@@ -245,31 +281,12 @@ class LMPolicy(nn.Module):
             uniforms: (B, T) in [0, 1): the number at which each token's distribution is inverted; None: greedy.
             top_k, top_p: truncate the distribution (for evaluation; log-probabilities do not know of it).
             batch_size: texts decoded together.
-
-        Returns:
-            B arrays (T_b,) of ids, EOS included.
         """
-        self.eval()
-        asked = self.layout.prompts(prompts, rule.prompt_end)
-        out: list[Ids] = []
-        for at in range(0, len(prompts), batch_size):
-            part = None if uniforms is None else uniforms[at : at + batch_size].to(self.device)
+        return sample_texts(self, prompts, rule, uniforms, top_k=top_k, top_p=top_p, batch_size=batch_size).tokens
 
-            def choose(logits: Tensor, rows: Tensor, step: int, part: Tensor | None = part) -> Tensor:
-                logits = rule.restrict(logits.float() / self.temperature, step)
-                if part is None:
-                    return greedy(logits, rows, step)
-                return sample(logits, part[rows, step], top_k=top_k, top_p=top_p)
-
-            with self.autocast():
-                out += generate(
-                    self.model,
-                    asked[at : at + batch_size],
-                    max_new_tokens=rule.max_new_tokens,
-                    eos_token_id=rule.eos_token_id,
-                    choose=choose,
-                )
-        return out
+    def sample(self, prompts: Sequence[Ids], rule: ActionRule, uniforms: Tensor | None, **options: Any) -> Sampled:
+        """The texts of `generate`, and log-probability and value of every token, recorded (`textenv.agents.sampling`)."""
+        return sample_texts(self, prompts, rule, uniforms, record=True, **options)
 
     @torch.inference_mode()
     def act(self, observations: NDArray[Any], rule: ActionRule, uniforms: Tensor | None) -> NDArray[np.int64]:
@@ -290,42 +307,42 @@ class LMPolicy(nn.Module):
         _, logits, batch = self.distributions(prompts, texts, rule, last=True)
         return (greedy(logits, batch.rows, 0) if uniforms is None else sample(logits, uniforms.to(logits.device))).cpu().numpy()
 
-    def evaluate(self, prompts: Sequence[Ids], texts: Sequence[Ids], rule: ActionRule, *, entropy: bool = False) -> Evaluated:
-        """Log-probability and value of every token of finished texts; differentiable.
-
-        The value of token t is that of the state before it, as in Stable-Baselines3.
+    def evaluate(
+        self,
+        prompts: Sequence[Ids],
+        texts: Sequence[Ids],
+        rule: ActionRule,
+        *,
+        entropy: bool = False,
+        lower: Sequence[Tensor] | None = None,
+    ) -> Evaluated:
+        """Log-probability of every token of finished texts, and value of the state before it; differentiable.
 
         Args:
             prompts: B arrays (P_b,).
             texts: B arrays (T_b,).
             entropy: compute the entropy of each distribution too, over the whole vocabulary.
+            lower: what `lower_states` gave for these texts, of this policy or of one that shares its frozen layers.
         """
-        hidden, logits, batch = self.distributions(prompts, texts, rule)
-        normaliser = logits.logsumexp(-1)
-        log_probs = logits.gather(1, batch.actions[:, None]).squeeze(1) - normaliser  # (N,)
-        values = self.value_head(hidden.float()).squeeze(1)  # (N,)
-        if not entropy:
-            return Evaluated(log_probs, values, None)
-        log_p = logits - normaliser[:, None]
-        # 0 · log 0 = 0, for the ids that the rule forbids
-        return Evaluated(log_probs, values, -(log_p.exp() * log_p.masked_fill(log_p == float("-inf"), 0.0)).sum(-1))
+        return evaluate_texts(self, prompts, texts, rule, entropy=entropy, lower=lower)
+
+    def lower_states(self, prompts: Sequence[Ids], texts: Sequence[Ids], rule: ActionRule) -> list[Tensor]:
+        """What the frozen layers put out for each text with its prompt, (P_b + T_b, H) each."""
+        return lower_states(self, prompts, texts, rule)
 
     def distributions(
         self, prompts: Sequence[Ids], texts: Sequence[Ids], rule: ActionRule, *, last: bool = False
     ) -> tuple[Tensor, Tensor, Positions]:
         """Hidden states (N, H), logits (N, V) under the rule, and positions, of all tokens or of each text's last.
 
-        The logits of one forward pass stand in memory at once: N · V numbers. Give it few texts at a time.
+        The logits stand in memory at once: N · V numbers. Give it few texts at a time.
         """
-        layout = self.layout
-        batch = layout.positions(layout.prompts(prompts, rule.prompt_end), texts)
-        batch = batch.last() if last else batch
-        with self.autocast():
-            hidden, logits = layout.read(batch)
-        return hidden, rule.restrict(logits.float() / self.temperature, batch.steps), batch
+        hidden, logits, at = read_texts(self, prompts, texts, rule, last=last)
+        return hidden, logits(hidden, slice(None)), at
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The precision of the forward pass."""
-        if self._autocast is None:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, self._autocast)
+        precision = resolved(self.precision, self.device, self.model.dtype)
+        if precision == "bf16":
+            prepare(self.model)
+        return computing(precision, self.device)

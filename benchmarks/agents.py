@@ -30,7 +30,6 @@ import argparse
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ TASKS: dict[str, tuple[dict[str, Any], str]] = {  # arguments of the environment
     "translation": ({"score": "reward"}, "chrf"),
 }
 PREFERENCES: dict[str, dict[str, Any]] = {"dpo": {}, "treg": {"treg_alpha": 0.25}, "simpo": {"loss": "simpo", "beta": 2.0}}
-NO_REFERENCES, SPACED = ("detox",), ("translation",)  # SPACED: references lack the space that the policy writes first
+NO_REFERENCES = ("detox",)
 RATE, KL = 1e-4, 0.1
 PASSES, TEXTS, CANDIDATES, PER_PROMPT = 4, 4, 5, 8  # of the budget; a held-out prompt; a pair; a prompt of ReST
 NUMBERS = ("score", "truth", "reference_kl", "perplexity", "episodes", "generated", "learned", "sampled", "judged")
@@ -68,10 +67,6 @@ class World:
         self.key, self.seed, self.budget = key, key["seed"], key["episodes"] * key["tokens"]
         arguments = {**arguments, "max_new_tokens": key["tokens"]}
         self.train, self.test = (gym.make(name, split=split, **arguments) for split in ("train", "test"))
-        if key["task"] in SPACED:
-            prompts = self.train.get_wrapper_attr("task").prompts
-            spaced = [replace(prompt, references=tuple(f" {text}" for text in prompt.references)) for prompt in prompts]
-            self.train = gym.make(name, prompts=spaced, **arguments)
         self.train.reset(seed=self.seed)
         self.base = agents.LMPolicy(self.policy)
         self.prompts = min(key["held_out"], len(self.test.get_wrapper_attr("task").prompts))

@@ -1,17 +1,19 @@
-"""How fast one PPO iteration is, from prompts to updated weights: tokens per second, seconds by phase, peak memory.
+"""How fast one PPO iteration of `TokenPPO` is, from prompts to updated weights: tokens per second, seconds by phase, peak memory.
 
-    python -m benchmarks.ppo                                   # both sizes, 1 and 4 epochs, one CPU thread
-    python -m benchmarks.ppo --size S --epochs 4 --threads 2
-    python -m benchmarks.ppo --device cuda --json
+    python -m benchmarks.ppo                                             # S and M, 1 and 4 epochs
+    python -m benchmarks.ppo --size S --epochs 4 --precision bf16 --threads 2
+    python -m benchmarks.ppo --size S --epochs 1 --ragged                # texts end anywhere, beside texts of the mean length
+    python -m benchmarks.ppo --size M --epochs 1 --vocabulary 50257 --new-tokens 512 --micro-batch-tokens 2112 --iterations 1
+    python -m benchmarks.ppo --device cuda --size 124M --episodes 64 --new-tokens 128
+    python -m benchmarks.ppo --device cuda --size 1.1B --family llama --episodes 256 --new-tokens 256
 
-The work of an iteration: 64 texts of exactly 32 tokens from prompts of exactly 16 (EOS is not sampled), scored by a
-reward model of the policy's size that reads prompt and text, a KL penalty to a frozen copy of the policy, minibatches
-of 16 texts. Policies are GPT-2s with random weights over 4,096 ids: S is 4 layers × 256 (4.2 M parameters), M is
-8 × 512 (27.4 M).
-
-Medians over the iterations that follow one warm-up. Each case runs in a process of its own, so that its peak memory is
-its own (resident memory with Python and torch in it; on CUDA, what torch allocated). "update" holds the passes over
-policy and reference before the first epoch, too. Tokens per CPU second tell what a busy neighbour cannot distort.
+The work of an iteration is `benchmarks.work_unit`'s. Medians over the undisturbed iterations (`benchmarks.stopwatch`) that follow
+one warm-up. Each case runs in a process of its own, so that its peak memory is its own: resident memory with Python and torch in
+it; on CUDA, what torch allocated. "working" is the peak above what was there before the first iteration (all weights), gradients
+and the optimizer's moments. "score" is the reward model, the reference and, where it is separate, the value model; the reward
+model computes in the precision of the case. "of bound" is the share of what arithmetic allows (`benchmarks.arithmetic`), by the
+best matrix product of the same process; on CUDA it is the model FLOPs utilization, and "decode" what sampling has of the memory's
+bandwidth.
 """
 
 from __future__ import annotations
@@ -19,13 +21,11 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
-import statistics
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -33,190 +33,227 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from stable_baselines3.common.logger import KVWriter, Logger
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from benchmarks.arithmetic import Needs, copy_peak, matmul_peak
+from benchmarks.stopwatch import PHASES, Stopwatch, median, peak_memory, quiet
+from benchmarks.work_unit import FAMILIES, GAMMA, KL, LAMBDA, RATE, SIZES, Work, words
 from textenv import Prompt, SequenceClassifierScorer, TextEnv
 from textenv.agents import TokenPPO
+from textenv.precision import medium, resolved
 from textenv.tasks.count_letter import CountLetter
+from textenv.threads import set_threads
 
-SIZES = {"S": {"n_layer": 4, "n_head": 4, "n_embd": 256}, "M": {"n_layer": 8, "n_head": 8, "n_embd": 512}}
-SPECIAL = ("<pad>", "</s>", "<s>", "<unk>")
-VOCABULARY, PROMPT_TOKENS, NEW_TOKENS, EPISODES, MINIBATCH = 4096, 16, 32, 64, 16
-PHASES = ("sample", "score", "update")
+Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """One case. Seconds are medians per iteration; memory is in MiB."""
+class Case:
+    """What is measured."""
 
-    size: str
-    parameters: int
-    epochs: int
-    device: str
-    threads: int
-    iterations: int
-    tokens_per_second: float
-    tokens_per_cpu_second: float
-    seconds: float
-    sample_seconds: float
-    score_seconds: float
-    update_seconds: float
-    peak_mib: float
+    work: Work = field(default_factory=Work)
+    precision: str = "auto"
+    value: str = "shared"  # or "separate"
+    frozen: int = 0
+    micro_batch_tokens: int | None = None
+    device: str = "cpu"
+    iterations: int = 5
 
 
-class Stopwatch(KVWriter):
-    """A logger's output that keeps, for each iteration, its phases and what passed on the clock and on the CPU."""
+class Phases(KVWriter):
+    """A logger's output that ends an iteration of the stopwatch when the agent logs one."""
 
-    def __init__(self) -> None:
-        self.iterations: list[dict[str, float]] = []
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
+    def __init__(self, watch: Stopwatch) -> None:
+        self.watch, self.lengths, self.prepared = watch, [0], 0.0
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Called by the agent at the end of each iteration."""
-        wall, cpu = time.perf_counter(), time.process_time()
-        phases = {phase: float(key_values[f"time/{phase}_seconds"]) for phase in PHASES}
-        self.iterations.append({**phases, "wall": wall - self._wall, "cpu": cpu - self._cpu})
-        self._wall, self._cpu = wall, cpu
+        sample, score, update = (float(key_values[f"time/{phase}_seconds"]) for phase in PHASES)
+        phases = {"sample": sample, "score": score + self.prepared, "update": update - self.prepared}
+        self.watch.end(sum(self.lengths), phases)
 
     def close(self) -> None:
         """Nothing is held open."""
 
-    def median(self, name: str) -> float:
-        """Over all iterations but the first."""
-        return statistics.median(iteration[name] for iteration in self.iterations[1:])
+    def seen(self, local: dict[str, Any], _: Any) -> bool:
+        """The callback: how long the texts are."""
+        self.lengths = [len(episode) for episode in local["episodes"]]
+        return True
+
+    def timed(self, prepare: Any) -> Any:
+        """The pass over reference and values, which the agent counts as a part of the update."""
+
+        def run(*arguments: Any) -> Any:
+            began = time.perf_counter()
+            batch = prepare(*arguments)
+            self.prepared = time.perf_counter() - began
+            return batch
+
+        return run
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """4,096 ids: the special ones, then the words w4 … w4095, one id each."""
-    words = [(f"▁w{i}", -8.0) for i in range(len(SPECIAL), VOCABULARY)]
-    backend = Tokenizer(models.Unigram([(token, 0.0) for token in SPECIAL] + words, unk_id=SPECIAL.index("<unk>")))
-    backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    backend.decoder = decoders.Metaspace()
-    pad, eos, bos, unk = SPECIAL
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token=pad, eos_token=eos, bos_token=bos, unk_token=unk, padding_side="left"
-    )
-
-
-def prompts(n: int, seed: int = 0) -> list[Prompt]:
-    """n prompts of exactly 16 ids."""
-    ids = np.random.default_rng(seed).integers(len(SPECIAL), VOCABULARY, (n, PROMPT_TOKENS))
-    return [Prompt(" ".join(f"w{i}" for i in row)) for row in ids]
-
-
-def config(size: str, **options: Any) -> GPT2Config:
-    """Both models of a size; without dropout."""
-    return GPT2Config(
-        vocab_size=VOCABULARY,
-        n_positions=128,
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=2,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        **SIZES[size],
-        **options,
-    )
-
-
-def measure(size: str, epochs: int, device: str, threads: int, iterations: int) -> Measurement:
-    """Run one warm-up and `iterations` more."""
-    torch.set_num_threads(threads)
-    torch.manual_seed(0)
-    words = tokenizer()
-    judge = GPT2ForSequenceClassification(config(size, num_labels=1)).eval()
-    scorer = SequenceClassifierScorer(judge, label=0, tokenizer=words, output="logit", with_prompt=True, device=device)
-    task = CountLetter(max_new_tokens=NEW_TOKENS, prompts=prompts(1024), scorer=scorer)  # its own score is not used
-    env = TextEnv(
-        task,
-        words,
-        max_prompt_tokens=PROMPT_TOKENS,
-        max_new_tokens=NEW_TOKENS,
-        min_new_tokens=NEW_TOKENS,
+def environment(work: Work, dtype: torch.dtype, device: str) -> TextEnv:
+    """Prompts of exactly so many ids, a reward model that reads them and the text; without `ragged`, EOS is not sampled."""
+    tokenizer = words(work.vocabulary)
+    judge = work.judge().to(dtype)
+    scorer = SequenceClassifierScorer(judge, label=0, tokenizer=tokenizer, output="logit", with_prompt=True, device=device)
+    prompts = [Prompt(" ".join(f"w{i}" for i in row)) for row in work.prompts(16 * work.episodes)]
+    return TextEnv(
+        CountLetter(max_new_tokens=work.new_tokens, prompts=prompts, scorer=scorer),  # its own score is not used
+        tokenizer,
+        max_prompt_tokens=work.prompt_tokens,
+        max_new_tokens=work.new_tokens,
+        min_new_tokens=0 if work.ragged else work.new_tokens,
         on_long_prompt="error",
     )
-    model = GPT2LMHeadModel(config(size))
+
+
+def measure(case: Case) -> Result:
+    """Run one warm-up and `case.iterations` more."""
+    work, device = case.work, torch.device(case.device)
+    precision = resolved(case.precision, device, torch.float32)  # type: ignore[arg-type]  # checked there
+    env = environment(work, torch.bfloat16 if precision == "bf16" else torch.float32, case.device)
     agent = TokenPPO(
-        model,
-        env,
-        learning_rate=1e-5,
-        n_episodes=EPISODES,
-        batch_size=MINIBATCH,
-        n_epochs=epochs,
-        kl_coef=0.05,
-        seed=0,
-        device=device,
-    )
-    watch = Stopwatch()
-    agent.set_logger(Logger(None, [watch]))
-    tokens = EPISODES * NEW_TOKENS
-    agent.learn((1 + iterations) * tokens)
-    if agent.num_timesteps != (1 + iterations) * tokens:
-        raise RuntimeError(f"{agent.num_timesteps} tokens instead of {(1 + iterations) * tokens}: a text ended early")
-    return Measurement(
-        size=size,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        epochs=epochs,
-        device=torch.cuda.get_device_name() if agent.policy.device.type == "cuda" else "cpu",
-        threads=threads,
-        iterations=iterations,
-        tokens_per_second=tokens / watch.median("wall"),
-        tokens_per_cpu_second=tokens / watch.median("cpu"),
-        seconds=watch.median("wall"),
-        sample_seconds=watch.median("sample"),
-        score_seconds=watch.median("score"),
-        update_seconds=watch.median("update"),
-        peak_mib=peak_memory(agent.policy.device),
-    )
+        work.policy(), env, precision=precision, frozen_layers=case.frozen, micro_batch_tokens=case.micro_batch_tokens,
+        learning_rate=RATE, n_episodes=work.episodes, batch_size=work.minibatch, n_epochs=work.epochs, kl_coef=KL, gamma=GAMMA,
+        gae_lambda=LAMBDA, value_model=None if case.value == "shared" else case.value, seed=0, device=device,
+    )  # fmt: skip
+    before = _allocated(device)
+    phases = Phases(Stopwatch())
+    agent.prepare = phases.timed(agent.prepare)  # type: ignore[method-assign]
+    agent.set_logger(Logger(None, [phases]))
+    lengths = []
+    with medium() if precision == "medium" else nullcontext():  # the reward model, too
+        for _ in range(1 + case.iterations):
+            phases.watch.begin()
+            agent.learn(1, callback=phases.seen, reset_num_timesteps=False)  # one iteration
+            lengths.append(phases.lengths)
+    peak = peak_memory() if device.type == "cpu" else torch.cuda.max_memory_allocated(device) / 2**20
+    learned = sum(p.numel() * p.element_size() for group in agent.optimizer.param_groups for p in group["params"]) / 2**20
+    iterations = phases.watch.iterations[1:]
+    needs = needs_of(case, agent, lengths[1:])
+    return {
+        "who": f"textenv {precision} {case.value}" + (f" frozen {case.frozen}" if case.frozen else ""),
+        "size": work.size, "family": work.family, "epochs": work.epochs, "ragged": work.ragged, "new_tokens": work.new_tokens,
+        "parameters": sum(p.numel() for p in agent.policy.model.parameters()), "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "peak_mib": peak, "working_mib": peak - before - 3 * learned, "iterations": iterations,
+        "flops": needs.flops, **_peaks(precision, device), **_decoding(case, needs, iterations, precision, device),
+    }  # fmt: skip
 
 
-def peak_memory(device: torch.device) -> float:
-    """MiB: allocated by torch on CUDA, else resident in this process."""
+def needs_of(case: Case, agent: TokenPPO, lengths: Sequence[Sequence[int]]) -> Needs:
+    """Of a mean iteration."""
+    work, model = case.work, agent.policy.model
+    layers, width, *_ = SIZES[work.size]
+    matrices = [p.numel() for name, p in model.named_parameters() if p.ndim == 2 and (".h." in name or ".layers." in name)]
+    tokens = float(np.mean([sum(of) for of in lengths]))
+    pairs = float(np.mean([sum((work.prompt_tokens + n) ** 2 / 2 for n in of) for of in lengths]))
+    return Needs(
+        sum(matrices), layers, width, work.vocabulary, work.prompt_tokens * work.episodes, round(tokens), pairs, work.epochs,
+        case.value == "separate", case.frozen,
+    )  # fmt: skip
+
+
+def _peaks(precision: str, device: torch.device) -> Result:
+    peaks = {name: matmul_peak(name, device) for name in ("fp32", "medium", "bf16")}
+    return {"matmul_peaks": peaks, "peak_flops": peaks[precision]}
+
+
+def _decoding(case: Case, needs: Needs, iterations: Sequence[Any], precision: str, device: torch.device) -> Result:
+    if device.type != "cuda":
+        return {}
+    _, _, heads, shared, *_ = SIZES[case.work.size]
+    ratio = shared / heads if case.work.family == "llama" else 1.0
+    read = needs.decoded_bytes(case.work.episodes, case.work.new_tokens, 2 if precision == "bf16" else 4, ratio)
+    return {"decode_share": read / median(quiet(list(iterations)), "sample") / copy_peak(device)}
+
+
+def _allocated(device: torch.device) -> float:
+    """MiB now: on CUDA by torch, else resident in this process."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+        return torch.cuda.memory_allocated(device) / 2**20
+    try:
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("VmRSS")) / 2**10
+    except OSError:  # not Linux
+        return peak_memory()
 
 
-def table(results: Sequence[Measurement]) -> Table:
+def share_of_bound(result: Result) -> float:
+    """What arithmetic needs at least, by what was taken."""
+    return float(sum(result["flops"].values()) / result["peak_flops"] / median(quiet(result["iterations"]), "wall"))
+
+
+def table(results: Sequence[Result]) -> Table:
     """One row a case."""
-    out = Table(title=f"PPO, {EPISODES} texts × {NEW_TOKENS} tokens an iteration")
-    for head in ("size", "epochs", "tokens/s", "/CPU s", "sample s", "score s", "update s", "MiB"):
+    out = Table(title="PPO: one iteration, medians")
+    heads = ("size", "epochs", "who", "tokens/s", "/CPU s", *PHASES, "of bound", "MiB", "working", "disturbed")
+    for head in heads + (("decode",) if any("decode_share" in r for r in results) else ()):
         out.add_column(head, justify="right", no_wrap=True)
     for r in results:
-        rates = f"{r.tokens_per_second:,.0f}", f"{r.tokens_per_cpu_second:,.0f}"
-        seconds = (f"{s:.3f}" for s in (r.sample_seconds, r.score_seconds, r.update_seconds))
-        size = f"{r.size}, {r.parameters / 1e6:.1f} M"
-        out.add_row(size, str(r.epochs), *rates, *seconds, f"{r.peak_mib:,.0f}")
+        kept = quiet(r["iterations"])
+        rates = (f"{median(kept, name):,.0f}" for name in ("tokens/s", "tokens/cpu"))
+        seconds = (f"{median(kept, phase):.3f}" for phase in PHASES)
+        memory = (f"{r[name]:,.0f}" for name in ("peak_mib", "working_mib"))
+        decode = (f"{r['decode_share']:.0%}",) if "decode_share" in r else ()
+        name = f"{r['size']}, {r['parameters'] / 1e6:.1f} M" + (f", EOS in 1…{r['new_tokens']}" if r["ragged"] else "")
+        disturbed = f"{len(r['iterations']) - len(quiet(r['iterations'], 0))} of {len(r['iterations'])}"
+        share = f"{share_of_bound(r):.0%}"
+        out.add_row(name, str(r["epochs"]), r["who"], *rates, *seconds, share, *memory, disturbed, *decode)
     if results:
-        out.caption = f"{results[0].device}, {results[0].threads} thread(s), medians of {results[0].iterations} iterations"
+        peaks = ", ".join(f"{name} {peak / 1e9:,.0f}" for name, peak in results[0]["matmul_peaks"].items())
+        out.caption = f"{results[0]['device']}, {results[0]['threads']} thread(s); best products in GFLOP/s: {peaks}"
     return out
+
+
+def cases(given: argparse.Namespace) -> list[Case]:
+    """The command line's. `--ragged` goes beside fixed texts of half the budget, about the mean length."""
+    sizes = ["S", "M"] if given.size == "both" else [given.size]
+    budget = given.new_tokens or (128 if given.ragged else 32)
+    found = []
+    for size in sizes:
+        for epochs in map(int, given.epochs.split(",")):
+            work = Work(size, epochs, given.family, given.episodes, new_tokens=budget, ids=given.vocabulary)
+            how = given.precision, given.value, given.frozen_layers, given.micro_batch_tokens, given.device, given.iterations
+            case = Case(work, *how)
+            ragged = [replace(case, work=replace(work, new_tokens=n, ragged=n == budget)) for n in (budget // 2, budget)]
+            found += ragged if given.ragged else [case]
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ppo", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--size", choices=[*SIZES, "both"], default="both", help="of policy, reference and reward model")
+    parser.add_argument(
+        "--size", choices=[*SIZES, "both"], default="both", help="of policy, reference and reward model; both: S, M"
+    )
+    parser.add_argument("--family", choices=list(FAMILIES), default="gpt2")
     parser.add_argument("--epochs", default="1,4", help="PPO epochs, separated by commas")
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "medium"], default="auto")
+    parser.add_argument("--value", choices=["shared", "separate"], default="shared", help="a head on the policy, or a model")
+    parser.add_argument("--frozen-layers", type=int, default=0, help="lower blocks that are not learned")
+    parser.add_argument("--micro-batch-tokens", type=int, help="tokens a forward pass at most; default: a minibatch")
+    parser.add_argument("--episodes", type=int, default=64, help="texts an iteration")
+    parser.add_argument("--new-tokens", type=int, help="tokens a text; default: 32, with --ragged at most 128")
+    parser.add_argument("--vocabulary", type=int, help="ids; default: the size's")
+    parser.add_argument("--ragged", action="store_true", help="EOS at each length with the same probability (gpt2 alone)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    parser.add_argument("--threads", type=int, help="torch threads; default: textenv.threads")
     parser.add_argument("--iterations", type=int, default=5, help="measured iterations, after one warm-up")
     parser.add_argument("--json", action="store_true", help="one JSON object a case, instead of the table")
     given = parser.parse_args(arguments)
-    sizes = list(SIZES) if given.size == "both" else [given.size]
-    cases = [(size, int(epochs)) for size in sizes for epochs in given.epochs.split(",")]
+    if given.ragged and given.family != "gpt2":
+        parser.error("--ragged is made of GPT-2's position embeddings; leave --family out")
+    set_threads(given.threads)
     results = []
     spawn = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     with ProcessPoolExecutor(max_workers=1, mp_context=spawn, max_tasks_per_child=1) as pool:
-        for size, epochs in cases:
-            result = pool.submit(measure, size, epochs, given.device, given.threads, given.iterations).result()
-            results.append(result)
+        for case in cases(given):
+            results.append(pool.submit(measure, case).result())
             if given.json:
-                print(json.dumps(asdict(result)), flush=True)
+                print(json.dumps(results[-1]), flush=True)
     if not given.json:
-        Console().print(table(results))
+        Console(width=190).print(table(results))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ SHORT = {
 
 
 ELSEWHERE = {  # what they print is looked at, too
+    "distributed_ppo.py": "agents/distributed/test_example.py",
     "lora.py": "test_examples_models.py",
     "encoder_decoder.py": "test_examples_models.py",
     "sb3_ppo.py": "agents/sb3/test_examples.py",
@@ -31,6 +32,7 @@ ELSEWHERE = {  # what they print is looked at, too
     "torchrl_env.py": "agents/sb3/test_examples.py",
     "rest_translation.py": "agents/rest/test_rest_example.py",
     "treg_preferences.py": "agents/preferences/test_learner.py",
+    "vllm_rollouts.py": "agents/engines/test_example.py",
 }
 
 

@@ -5,6 +5,7 @@
 """
 
 import os
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -12,21 +13,22 @@ _root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if os.path.isfile(os.path.join(_root, "pyproject.toml")):  # a source checkout: wrappers/ and agents/ stand beside us
     __path__.append(_root)
 
-from textenv.actions import TopKActions
-from textenv.aspects import Aspect
-from textenv.critics import CritiqueFormat, LanguageModelCritic, LexiconCritic, Section, ServerCritic, WordScores
-from textenv.data.prompts import load_prompts
-from textenv.env import TextEnv
-from textenv.episode import Episode, Prompt, Span
-from textenv.judges.http_scorer import HTTPScorer
-from textenv.judges.scorers import SequenceClassifierScorer
+from textenv.exports import export_lazily
 from textenv.registration import ENVIRONMENTS, REWARDS, register_all
-from textenv.reward import NotApplicable, RewardWrapper
-from textenv.task import Critic, RewardDefaults, Scorer, Task
-from textenv.tokenization import load_tokenizer
-from textenv.vector import TextVectorEnv
 
-register_all()
+if TYPE_CHECKING:
+    from textenv.actions import TopKActions
+    from textenv.aspects import Aspect
+    from textenv.critics import CritiqueFormat, LanguageModelCritic, LexiconCritic, Section, ServerCritic, WordScores
+    from textenv.data.prompts import load_prompts
+    from textenv.env import TextEnv
+    from textenv.episode import Episode, Prompt, Span
+    from textenv.judges.http_scorer import HTTPScorer
+    from textenv.judges.scorers import SequenceClassifierScorer
+    from textenv.reward import NotApplicable, RewardWrapper
+    from textenv.task import Critic, RewardDefaults, Scorer, Task
+    from textenv.tokenization import load_tokenizer
+    from textenv.vector import TextVectorEnv
 
 __all__ = [
     "ENVIRONMENTS",
@@ -57,3 +59,6 @@ __all__ = [
     "load_tokenizer",
     "register_all",
 ]
+
+register_all()
+export_lazily(__name__)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from textenv.alignment import overlap
 from textenv.episode import Episode, Span
 from textenv.segments import Segmenter, ended, last_token, sentences, sub_sentences, whole
+from textenv.waits import waits
 
 __all__ = ["GENERIC", "Aspect", "Granularity", "Placed", "own_aspects", "pick_aspects", "pick_weights"]
 
@@ -72,6 +73,11 @@ class Aspect:
     def sign(self) -> float:
         """+1, or −1 where lower is better: sign · raw value is better when it is higher."""
         return -1.0 if self.lower_is_better else 1.0
+
+    @property
+    def waits(self) -> bool:
+        """Whether the judge waits for somebody else, as its own `waits` says."""
+        return waits(self.judge)
 
     def placed(self, episodes: Sequence[Episode], *, settled: bool = False) -> list[Placed]:
         """For each episode which tokens have a value (T,) bool, and the raw values (T,) float64, 0 elsewhere.

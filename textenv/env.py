@@ -25,6 +25,7 @@ from textenv.layouts import prompt_end, prompt_ids
 from textenv.render import render_episode
 from textenv.shared import share_arguments
 from textenv.task import Task
+from textenv.waits import waits
 
 __all__ = ["TextEnv"]
 
@@ -235,6 +236,11 @@ class TextEnv(gym.Env[Observation, np.int64]):
                 rewards[-1] = scores[i]
             out.append(replace(episode, score=scores.get(i, float("nan")), rewards=rewards))
         return out
+
+    @property
+    def waits(self) -> bool:
+        """Whether the scorer waits for somebody else, a server, as its own `waits` says: texts may then be judged in parts."""
+        return waits(self.task.scorer)
 
     def action_masks(self) -> NDArray[np.bool_]:
         """(V,) which tokens may come next: EOS not before `min_new_tokens`. sb3-contrib's `MaskablePPO` asks by this name."""

@@ -1,8 +1,11 @@
 """Batched, KV-cached decoding: the one loop that a policy's rollout and a critic's answer both run.
 
 How a model reads its prompts is its layout's (`textenv.layouts`): a decoder continues them, an encoder–decoder reads
-them once and answers. Rows that have ended leave the batch, so that ragged ends cost little. What to say next is the
-caller's: `choose` gets the logits of the live rows and returns their tokens.
+them once and answers. What to say next is the caller's: `choose` gets the logits of the live rows and returns their tokens.
+
+1. Equal prompts are read once, and what was made of them is repeated: groups of texts for one prompt cost one prefill.
+2. Keys and values of long texts have room for tokens to come (`textenv.kv_cache`): they are not copied at every step.
+3. Rows that have ended leave the batch when a quarter has, so that ragged ends cost little.
 
 Sampling inverts the cumulative distribution at a uniform number given per row and step. The numbers of an episode are
 drawn before it begins, so that its text depends neither on its neighbours in the batch nor on how the batch is cut.
@@ -10,21 +13,41 @@ drawn before it begins, so that its text depends neither on its neighbours in th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from textenv.kv_cache import BLOCK, make_room
 from textenv.layouts import layout_of
+from textenv.shared_prefix import begin_sharing
 
-__all__ = ["ActionRule", "Choose", "generate", "greedy", "sample"]
+__all__ = ["ActionRule", "Choose", "Note", "Sampled", "generate", "greedy", "invert", "sample"]
 
 Choose = Callable[[Tensor, Tensor, int], Tensor]
 """(logits (b, V), rows (b,), step) → tokens (b,): `rows` are the indices of the live rows in the whole batch."""
+
+Note = Callable[[Tensor, Tensor, int], None]
+"""(last hidden states (b, H), rows (b,), step), before each choice."""
+
+
+class Sampled(NamedTuple):
+    """Texts, and what was recorded while they were sampled.
+
+    Attributes:
+        tokens: B arrays (T_b,) int64, EOS included.
+        log_probs: of each token, B arrays (T_b,) float32; None: not recorded.
+        values: of the state before each token, B arrays (T_b,) float32; None: not recorded.
+    """
+
+    tokens: list[NDArray[np.int64]]
+    log_probs: list[NDArray[np.float32]] | None = None
+    values: list[NDArray[np.float32]] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +77,10 @@ class ActionRule:
         """
         if logits.shape[-1] > self.vocabulary:
             logits = logits[..., : self.vocabulary]
-        if self.min_new_tokens:
+        if isinstance(steps, int):
+            if steps < self.min_new_tokens:
+                logits = logits.index_fill(-1, torch.tensor(self.eos_token_id, device=logits.device), float("-inf"))
+        elif self.min_new_tokens:
             early = torch.as_tensor(steps, device=logits.device) < self.min_new_tokens
             column = torch.arange(logits.shape[-1], device=logits.device) == self.eos_token_id
             logits = logits.masked_fill(early.reshape(-1, 1) & column, float("-inf"))
@@ -81,7 +107,11 @@ def sample(logits: Tensor, uniforms: Tensor, *, top_k: int = 0, top_p: float = 1
     Returns:
         (b,) int64.
     """
-    probabilities = logits.float().softmax(-1)  # (b, V)
+    return invert(logits.float().softmax(-1), uniforms, top_k=top_k, top_p=top_p)
+
+
+def invert(probabilities: Tensor, uniforms: Tensor, *, top_k: int = 0, top_p: float = 1.0) -> Tensor:
+    """`sample` of probabilities (b, V), which need not sum to 1."""
     if top_k and top_k < probabilities.shape[-1]:
         best = probabilities.topk(top_k, -1)  # k tokens, also among equals
         probabilities = torch.zeros_like(probabilities).scatter(-1, best.indices, best.values)
@@ -96,6 +126,8 @@ def sample(logits: Tensor, uniforms: Tensor, *, top_k: int = 0, top_p: float = 1
     chosen = torch.searchsorted(cumulative, target, right=True)
     # A parallel cumulative sum (CUDA) may rise by rounding where a probability is zero.
     impossible = probabilities.gather(-1, chosen) == 0
+    if chosen.device.type == "cpu" and not bool(impossible.any()):
+        return chosen.squeeze(-1)
     return torch.where(impossible, probabilities.argmax(-1, keepdim=True), chosen).squeeze(-1)
 
 
@@ -107,6 +139,7 @@ def generate(
     max_new_tokens: int,
     eos_token_id: int | Sequence[int],
     choose: Choose = greedy,
+    note: Note | None = None,
 ) -> list[NDArray[np.int64]]:
     """Continue, or answer, every prompt until EOS or the budget, all of them in one batch.
 
@@ -117,6 +150,7 @@ def generate(
         max_new_tokens: the budget.
         eos_token_id: the id, or ids, that end a text.
         choose: logits → tokens (default: greedy).
+        note: is given, before each choice, the last hidden states (b, H) that the logits are made of.
 
     Returns:
         B arrays of the ids generated, EOS included, (T_b,) int64 each.
@@ -133,18 +167,50 @@ def generate(
     rows = torch.arange(len(prompts), device=device)  # row b of the live batch is text rows[b]
     live = torch.ones(len(prompts), dtype=torch.bool, device=device)
     tokens = torch.full((len(prompts), max_new_tokens), -1, dtype=torch.int64, device=device)
-    decoding = layout.begin(prompts)
+    distinct, home = _distinct(prompts)
+    decoding = begin_sharing(layout, distinct)
     for step in range(max_new_tokens):
-        output = model(**layout.inputs(decoding))
-        chosen = choose(output.logits[:, -1], rows, step)
+        with _trunk_output(layout.trunk if note else None) as seen:
+            output = model(**layout.inputs(decoding))
+        logits, states, decoding.cache = output.logits[:, -1], [state[:, -1] for state in seen], output.past_key_values
+        if step == 0:
+            if len(distinct) < len(prompts):
+                where = torch.tensor(home, device=device)
+                logits, states = logits[where], [state[where] for state in states]
+                decoding.keep(where)
+            if max_new_tokens > 2 * BLOCK:
+                make_room(model, decoding.cache)
+        if note is not None:
+            note(states[0], rows, step)
+        chosen = choose(logits, rows, step)
         tokens[rows[live], step] = chosen[live]
         live &= ~torch.isin(chosen, ends)
         n_live = int(live.sum())
         if n_live == 0:
             break
-        decoding.advance(chosen, output.past_key_values)
+        decoding.advance(chosen, decoding.cache)
         if n_live <= 0.75 * len(rows):  # dropping rows copies the cache: do it when it pays
             kept = live.nonzero().squeeze(1)
             decoding.keep(kept)
             rows, live = rows[kept], live[kept]
     return [row[row >= 0] for row in tokens.cpu().numpy()]
+
+
+def _distinct(prompts: Sequence[NDArray[np.int64]]) -> tuple[list[NDArray[np.int64]], list[int]]:
+    """The prompts without repetitions, and for each prompt which of them it is."""
+    index: dict[bytes, int] = {}
+    home = [index.setdefault(np.asarray(prompt, np.int64).tobytes(), len(index)) for prompt in prompts]
+    first = dict(zip(reversed(home), reversed(prompts), strict=True))
+    return [first[i] for i in range(len(index))], home
+
+
+@contextmanager
+def _trunk_output(trunk: Any) -> Iterator[list[Tensor]]:
+    """The last hidden states that a model's trunk puts out while the block runs; of None, none."""
+    seen: list[Tensor] = []
+    handle = None if trunk is None else trunk.register_forward_hook(lambda _, __, output: seen.append(output.last_hidden_state))
+    try:
+        yield seen
+    finally:
+        if handle is not None:
+            handle.remove()

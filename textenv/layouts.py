@@ -5,10 +5,10 @@
 
 1. Prompts come without the EOS that some tokenizers put behind every text, because a text continues them. An encoder
    was trained with it: `prompts` gives it back, so that the encoder reads exactly `tokenizer(prompt)`.
-2. Nothing is inferred from a pad id: padding is id 0 under mask 0, on the left of a decoder's prompt (positions are
-   counted from the first real token), on the right of an encoder's, on the right of every text.
-3. `read` takes the model's own forward and hands its head the wanted positions alone: no (B, L, V) logits exist,
-   whatever a model does before or after its head (T5 scales, Gemma caps, BART adds a bias).
+2. Nothing is inferred from a pad id: padding is id 0 under mask 0, on the left of a prompt that a decoder is to go on with
+   (positions are counted from the first real token), on the right of whatever is finished, and of an encoder's prompt.
+3. `read` gives hidden states at the wanted positions and what makes logits of them (`textenv.hidden_states`): no (B, L, V)
+   logits exist.
 4. What a decoder is made to say first or last (`forced_bos_token_id`, ...) is not forced here: BART's own "<s>" is a
    token like any other, sampled and paid.
 
@@ -29,6 +29,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
+
+from textenv.hidden_states import Head, check_head, hidden_states
 
 __all__ = ["Decoding", "Layout", "Positions", "layout_of", "left_pad", "prompt_end", "prompt_ids", "right_pad"]
 
@@ -115,7 +117,7 @@ class Layout(ABC):
     >>> layout = layout_of(load_language_model("textenv/tiny"))
     >>> positions = layout.positions([np.array([5, 6, 7]), np.array([8])], [np.array([9, 2]), np.array([10])])
     >>> positions.inputs["input_ids"].tolist(), positions.columns.tolist()
-    ([[5, 6, 7, 9, 2], [0, 0, 8, 10, 0]], [2, 3, 2])
+    ([[5, 6, 7, 9, 2], [8, 10, 0, 0, 0]], [2, 3, 0])
     """
 
     def __init__(self, model: Any) -> None:
@@ -172,43 +174,38 @@ class Layout(ABC):
     @abstractmethod
     def _needs(self, prompt: int, new: int) -> str: ...
 
-    def read(self, at: Positions) -> tuple[Tensor, Tensor]:
-        """Last hidden states (N, H) and logits (N, V) at the positions that predict the tokens; differentiable."""
-        read: dict[str, Tensor] = {}
+    def read(self, at: Positions) -> tuple[Tensor, Head]:
+        """Last hidden states (N, H) at the positions that predict the tokens, and the model's own way from there to logits.
 
-        def choose(_: Any, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            wanted = arguments[0][at.rows, at.columns]  # (N, H)
-            read.setdefault("hidden", wanted)
-            return (wanted[None], *arguments[1:])
+        Raises:
+            ValueError: the model's logits depend on something else, too.
+        """
+        return hidden_states(self.model, at.inputs, at.rows, at.columns, self._token)
 
-        def note(_: Any, __: Any, output: Any) -> None:
-            read["hidden"] = output[0][at.rows, at.columns]
-
-        handles = [self.head.register_forward_pre_hook(choose)]
-        if self._trunk is not None:
-            handles.append(self._trunk.register_forward_hook(note))
-        try:
-            logits = self.model(**at.inputs, use_cache=False).logits
-        finally:
-            for handle in handles:
-                handle.remove()
-        return read["hidden"], logits[0]
+    def check_head(self, at: Positions) -> None:
+        """What `read` checks before the first pass over a model."""
+        check_head(self.model, at.inputs, self._token)
 
     @property
-    def _trunk(self) -> Any:
-        """The module whose output is the last hidden state; None: what the head reads is."""
-        return None
+    def trunk(self) -> Any:
+        """The module whose output is the last hidden state: the model without its head (and without its encoder)."""
+        return self.model.get_decoder()
 
-    def _positions(self, inputs: dict[str, Tensor], texts: Sequence[Ids], first: int) -> Positions:
-        """`first`: the column of the state before the first token of every text."""
+    @abstractmethod
+    def _token(self, hidden: Tensor) -> dict[str, Any]:
+        """Inputs that ask for one token, for a pass in which they are not read."""
+
+    def _positions(self, inputs: dict[str, Tensor], texts: Sequence[Ids], firsts: Sequence[int]) -> Positions:
+        """`firsts`: the column of the state before the first token of each text."""
         lengths = [len(text) for text in texts]
         steps = np.concatenate([np.arange(n) for n in lengths])
-        arrays = (np.repeat(np.arange(len(texts)), lengths), steps + first, steps, np.concatenate(texts).astype(np.int64))
+        rows, columns = np.repeat(np.arange(len(texts)), lengths), steps + np.repeat(firsts, lengths)
+        arrays = (rows, columns, steps, np.concatenate(texts).astype(np.int64))
         return Positions(inputs, *(torch.from_numpy(array).to(self.model.device) for array in arrays))
 
 
 class _Decoder(Layout):
-    """One row: the prompt, flush right, and the text behind it."""
+    """One row: the prompt and the text behind it; finished ones are flush left, so that no gap between them is computed."""
 
     def prompts(self, prompts: Sequence[Ids], end: Sequence[int]) -> list[Ids]:
         return list(prompts)
@@ -224,11 +221,11 @@ class _Decoder(Layout):
         )
 
     def positions(self, prompts: Sequence[Ids], texts: Sequence[Ids]) -> Positions:
-        first = max(map(len, prompts))
         rows = [np.concatenate([prompt, text]) for prompt, text in zip(prompts, texts, strict=True)]
-        begins = [first - len(prompt) for prompt in prompts]
-        ids, mask = _placed(rows, begins, first + max(map(len, texts)), self.model.device)
-        return self._positions(self._inputs(ids, mask), texts, first - 1)
+        return self._positions(self._inputs(*right_pad(rows, self.model.device)), texts, [len(prompt) - 1 for prompt in prompts])
+
+    def _token(self, hidden: Tensor) -> dict[str, Any]:
+        return {"input_ids": torch.zeros(1, 1, dtype=torch.int64, device=hidden.device)}
 
     def begin(self, prompts: Sequence[Ids]) -> Decoding:
         return Decoding(*left_pad(prompts, self.model.device))
@@ -274,7 +271,7 @@ class _EncoderDecoder(Layout):
     def _limits(self) -> tuple[int | None, int | None]:
         """Positions of the encoder and of the decoder; None where they are relative (T5)."""
         out = []
-        for side, part in (("encoder", self.model.get_encoder()), ("decoder", self._trunk)):
+        for side, part in (("encoder", self.model.get_encoder()), ("decoder", self.trunk)):
             names = (f"max_{side}_position_embeddings", "max_position_embeddings")
             limits = [getattr(config, name, None) for name in names for config in (part.config, self.model.config)]
             out.append(next((int(limit) for limit in limits if limit is not None), None))
@@ -284,17 +281,17 @@ class _EncoderDecoder(Layout):
         reads, writes = self._limits()
         return f"the encoder reads a prompt of {prompt} tokens in {reads} positions, the decoder writes {new} in {writes}"
 
-    @property
-    def _trunk(self) -> Any:
-        return self.model.get_decoder()  # T5 scales its output before the head
-
     def positions(self, prompts: Sequence[Ids], texts: Sequence[Ids]) -> Positions:
         ids, mask = right_pad(prompts, self.model.device)
         written, written_mask = right_pad([np.array([self.start, *text[:-1]]) for text in texts], self.model.device)  # (B, T)
         inputs = {
             "input_ids": ids, "attention_mask": mask, "decoder_input_ids": written, "decoder_attention_mask": written_mask,
         }  # fmt: skip
-        return self._positions(inputs, texts, 0)
+        return self._positions(inputs, texts, [0] * len(texts))
+
+    def _token(self, hidden: Tensor) -> dict[str, Any]:
+        nothing = torch.zeros(1, 1, dtype=torch.int64, device=hidden.device)
+        return {"encoder_outputs": BaseModelOutput(last_hidden_state=hidden[None]), "decoder_input_ids": nothing}
 
     def begin(self, prompts: Sequence[Ids]) -> Decoding:
         ids, mask = right_pad(prompts, self.model.device)

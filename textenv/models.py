@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
 from transformers.utils import logging
 
 from textenv import embedded
+from textenv.precision import resolved
 
 __all__ = [
     "headless",
@@ -23,6 +24,7 @@ __all__ = [
     "load_sequence_classifier",
     "load_token_classifier",
     "pick_device",
+    "pick_dtype",
     "quiet_files",
     "refuse_model",
     "resolve",
@@ -61,10 +63,29 @@ def headless() -> Iterator[None]:
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """The device meant by "auto" (CUDA where there is one), or the one named."""
+    """The device meant by "auto" (CUDA where there is one), or the one named.
+
+    Raises:
+        ValueError: a name that PyTorch does not know; a GPU that is not there.
+    """
     if isinstance(device, str) and device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
+    try:
+        named = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device={device!r} is none that PyTorch knows: auto, cpu, cuda, cuda:1, ...") from error
+    if named.type == "cuda" and (named.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device={device!r}: PyTorch sees {torch.cuda.device_count()} GPUs here; device='auto' takes what there is"
+        )
+    return named
+
+
+def pick_dtype(dtype: torch.dtype | Literal["auto"], device: str | torch.device = "auto") -> torch.dtype:
+    """The dtype of frozen weights: the one named, or for "auto" bfloat16 where a policy of "auto" precision computes in it."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    return torch.bfloat16 if resolved("auto", pick_device(device), torch.float32) == "bf16" else torch.float32
 
 
 def resolve(source: str | os.PathLike[str]) -> str:

@@ -1,7 +1,7 @@
 """The composition root: from names to an environment.
 
 The only place in `textenv` that knows the wrappers, and only by import string: `reward="critic_span"` becomes a class
-when an environment is made.
+when an environment is made. What needs torch is imported then, too: `import textenv` registers the ids and is quick.
 """
 
 from __future__ import annotations
@@ -10,19 +10,18 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 
 from textenv.data.prompts import load_prompts
-from textenv.env import TextEnv
 from textenv.import_strings import load_object
-from textenv.models import refuse_model
-from textenv.reward import check_pay_every, check_score_taken_once
+from textenv.reward_arguments import check_arguments, parameters
 from textenv.shared import unwrap
-from textenv.tokenization import load_tokenizer
-from textenv.vector import TextVectorEnv
+
+if TYPE_CHECKING:
+    from textenv.vector import TextVectorEnv
 
 __all__ = ["ENVIRONMENTS", "REWARDS", "make", "make_vec", "register_all"]
 
@@ -50,6 +49,8 @@ REWARDS: dict[str, str | None] = {
     "process": "textenv.wrappers.process:ProcessReward",
     "principles": "textenv.wrappers.principles:PrinciplesReward",
     "length_penalty": "textenv.wrappers.length:LengthPenalty",
+    "length_bonus": "textenv.wrappers.stopping:LengthBonus",
+    "no_stop_penalty": "textenv.wrappers.stopping:NoStopPenalty",
 }
 """Reward name → wrapper class by import string (None: the score on the last token, no wrapper)."""
 
@@ -139,6 +140,11 @@ def make(
     Raises:
         ValueError, TypeError, FileNotFoundError: bad arguments, with the value and the way out.
     """
+    from textenv.env import TextEnv
+    from textenv.models import refuse_model
+    from textenv.reward import check_score_taken_once
+    from textenv.tokenization import load_tokenizer
+
     arguments = unwrap({"tokenizer": tokenizer, "reward": reward, "prompts": prompts, "columns": columns, "scorer": scorer,
                         "critic": critic, **task_arguments})  # fmt: skip
     arguments["scorer"] = _scorer(arguments["scorer"])
@@ -189,6 +195,8 @@ def make_vec(
     Raises:
         ValueError, TypeError, FileNotFoundError: as `make`; a reward that cannot serve many texts at once.
     """
+    from textenv.vector import TextVectorEnv
+
     mode = unwrap({"mode": autoreset_mode})["mode"]
     _check_payment(payment, pay_every)
     stack = make(payment="end", **arguments)
@@ -207,6 +215,8 @@ def _scorer(given: Any) -> Any:
 
 
 def _check_payment(payment: object, pay_every: object) -> None:
+    from textenv.reward import check_pay_every
+
     if payment not in ("online", "end"):
         raise ValueError(f'payment must be "online" or "end", got {payment!r}')
     check_pay_every(pay_every)
@@ -256,7 +266,7 @@ def _rewards(reward: Reward | Sequence[Reward], critic: Any) -> list[Callable[[A
             continue
         if isinstance(wrap, type) and "critic" in inspect.signature(wrap).parameters and not callable(name):
             arguments, used = {"critic": critic, **arguments}, True
-        _check_arguments(wrap, arguments, name if isinstance(name, str) else getattr(name, "__name__", repr(name)))
+        check_arguments(wrap, arguments, name if isinstance(name, str) else getattr(name, "__name__", repr(name)))
         out.append(_partial(wrap, arguments))
     if critic is not None and not used:
         raise ValueError(f"critic={critic!r} is given, but reward={reward!r} asks no critic; pass reward='critic_span'")
@@ -278,9 +288,7 @@ def _named(name: str) -> Callable[..., Any] | None:
     if isinstance(found, from_function) or (isinstance(found, type) and issubclass(found, gym.Wrapper)):
         return found
     if isinstance(found, type) or not callable(found):
-        raise ValueError(
-            f"{name!r} is {found!r}; a reward is a subclass of RewardWrapper, a function of an episode, or one of env"
-        )
+        raise ValueError(f"{name!r} is {found!r}; a reward is a subclass of RewardWrapper, a function of an episode, or one of env")
     function: Callable[..., Any] = found
     if _wraps_environments(function):
         return function
@@ -293,29 +301,8 @@ def _named(name: str) -> Callable[..., Any] | None:
 
 def _wraps_environments(function: Callable[..., Any]) -> bool:
     """Whether a function takes an environment, by the name or the annotation of its first parameter, not an episode."""
-    first = next(iter(_parameters(function).values()), None)
+    first = next(iter(parameters(function).values()), None)
     return first is not None and (first.name in ("env", "environment") or re.search(r"\bEnv\b", str(first.annotation)) is not None)
-
-
-def _check_arguments(wrap: Callable[..., Any], arguments: dict[str, Any], name: str) -> None:
-    """Raise where a reward has no argument of that name; one that hands on options checks them itself.
-
-    Raises:
-        ValueError: with the names that it has.
-    """
-    takes = _parameters(wrap)
-    unknown = sorted(set(arguments) - set(takes))
-    if unknown and takes and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
-        valid = ", ".join(list(takes)[1:]) or "none"
-        raise ValueError(f"the reward {name} takes no argument {unknown}; its own are {valid}")
-
-
-def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """By name; none where a callable does not tell."""
-    try:
-        return inspect.signature(function).parameters
-    except ValueError:
-        return {}
 
 
 def _partial(cls: Any, arguments: dict[str, Any]) -> Callable[[Any], Any]:

@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from textenv.env import Observation
 from textenv.episode import Episode
 from textenv.render import render_episode
+from textenv.waits import waits
 
 __all__ = ["NotApplicable", "RewardWrapper", "check_pay_every", "check_score_taken_once"]
 
@@ -72,8 +73,8 @@ class RewardWrapper(gym.Wrapper[Observation, np.int64, Observation, np.int64], A
             env.get_wrapper_attr("credit")
         except AttributeError:
             raise TypeError(f"{type(self).__name__} wraps text environments; {env} has no credit()") from None
-        self._paid = 0.0
-        self._last: Episode | None = None
+        self._step_paid = 0.0  # named so that a subclass's own counters do not fall upon them
+        self._step_episode: Episode | None = None
         self._stack_checked = False
 
     @abstractmethod
@@ -93,25 +94,35 @@ class RewardWrapper(gym.Wrapper[Observation, np.int64, Observation, np.int64], A
         """
         return self._place(self.env.get_wrapper_attr("credit")(episodes))
 
+    @property
+    def waits(self) -> bool:
+        """Whether a judge of this stack waits for somebody else, a server, as its own `waits` says.
+
+        Judges are looked for among the attributes of each wrapper. `credit` is then called for parts of a batch, in a thread of
+        its own, one part at a time, while the rest is being written (`textenv.agents.rollout`).
+        """
+        own = any(waits(value) for name, value in vars(self).items() if name != "env")
+        return own or bool(self.env.get_wrapper_attr("waits"))
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
-        self._paid, self._last = 0.0, None
+        self._step_paid, self._step_episode = 0.0, None
         return self.env.reset(seed=seed, options=options)
 
     def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(action)
         reward = float(reward)
         if terminated:
-            (self._last,) = self._place([info["text_episode"]])
-            info = {**info, "text_episode": self._last}
-            reward = float(self._last.rewards.sum()) - self._paid
-        self._paid += reward
+            (self._step_episode,) = self._place([info["text_episode"]])
+            info = {**info, "text_episode": self._step_episode}
+            reward = float(self._step_episode.rewards.sum()) - self._step_paid
+        self._step_paid += reward
         return observation, reward, terminated, truncated, info
 
     def render(self) -> str | None:
         """The text, each token coloured by its credit ("ansi")."""
         if self.render_mode != "ansi":
             return None
-        episode = self._last or self.credit([self.env.get_wrapper_attr("current_episode")()])[0]
+        episode = self._step_episode or self.credit([self.env.get_wrapper_attr("current_episode")()])[0]
         return render_episode(episode)
 
     def credit_metrics(self) -> dict[str, float]:

@@ -9,8 +9,7 @@ Two ways, which agree to 1e-5 in float32:
 
 1. The cache is one rectangle: every row stands flush right in it, under its own mask; rows that begin anew are read apart
    and put in their places, and columns that no row needs any more are cut off.
-2. It is dropped when the weights change (optimizers and `load_state_dict` count a parameter's changes up; fused optimizers
-   do not, so whoever trains calls `clear`).
+2. It is dropped when the weights change (`textenv.weights`): an optimizer's step, fused or not, or `load_state_dict`.
 3. A model with a memory of another kind (state spaces, none at all) is read whole at every step: slower, the same numbers.
 """
 
@@ -29,6 +28,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from textenv.layouts import Decoding, layout_of
+from textenv.weights import marks
 
 __all__ = ["PrefixCache", "States", "read_states"]
 
@@ -57,13 +57,13 @@ def read_states(model: Any, rows: Sequence[Ids]) -> States:
     """
     texts, home = _longest(rows)
     layout = layout_of(model)
-    at = layout.positions(texts, [np.zeros(1, np.int64)] * len(texts))  # flush right, and one column behind
-    width = max(map(len, texts))
-    columns = [width - len(texts[j]) + len(row) - 1 for row, j in zip(rows, home, strict=True)]
+    at = layout.positions(texts, [np.zeros(1, np.int64)] * len(texts))  # flush left, and one column behind
+    columns = [len(row) - 1 for row in rows]
     where = torch.tensor([home, columns], device=model.device)
     inputs = {name: tensor[:, :-1] for name, tensor in at.inputs.items()}  # the last column is nobody's
     zeros = torch.zeros_like(where[0])
-    return States(*layout.read(replace(at, inputs=inputs, rows=where[0], columns=where[1], steps=zeros, actions=zeros)))
+    hidden, head = layout.read(replace(at, inputs=inputs, rows=where[0], columns=where[1], steps=zeros, actions=zeros))
+    return States(hidden, head(hidden))
 
 
 def _longest(rows: Sequence[Ids]) -> tuple[list[Ids], list[int]]:
@@ -111,15 +111,12 @@ class PrefixCache:
         self._cache: Any = None
         self._mask = torch.zeros(0, 0, dtype=torch.int64)  # (n, L) which columns of the cache are a row's own
         self._parameters = list(self.model.parameters())
-        self._version = self._weights()
-
-    def _weights(self) -> int:
-        return sum(parameter._version for parameter in self._parameters)
+        self._marks = marks(self._parameters)
 
     @torch.no_grad()
     def read(self, rows: Sequence[Ids]) -> States:
         """The state after each of n texts; a row that is the row of the last call and one more token costs one token."""
-        if self._weights() != self._version or len(rows) != len(self._rows):
+        if marks(self._parameters) != self._marks or len(rows) != len(self._rows):
             self.clear()
         elif self._states is not None and all(map(np.array_equal, rows, self._rows)):
             return self._states

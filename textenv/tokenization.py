@@ -22,6 +22,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import sentencepiece
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -196,7 +197,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def load_tokenizer(
-    source: str | os.PathLike[str] | PreTrainedTokenizerBase, *, need_eos: bool = True
+    source: str | os.PathLike[str] | PreTrainedTokenizerBase, *, need_eos: bool = True, shared: bool = False
 ) -> PreTrainedTokenizerBase:
     """The tokenizer that `source` names.
 
@@ -204,6 +205,7 @@ def load_tokenizer(
         source: a tokenizer object (returned as it is); "bytes"; a name that begins "textenv/" (the embedded models); a
             directory; anything else is a name on the hub.
         need_eos: texts are generated with it, so it must be able to end one (a classifier's need not).
+        shared: for judges, who change nothing about it: whoever asks for the same files again gets the same object.
 
     Raises:
         ValueError: no such embedded model; a directory without a tokenizer; a tokenizer without an end-of-text token.
@@ -215,7 +217,7 @@ def load_tokenizer(
     elif source == "bytes":
         tokenizer = byte_tokenizer()
     else:
-        tokenizer = _from_files(os.fspath(source))
+        tokenizer = _from_files(os.fspath(source), shared)
     if need_eos and tokenizer.eos_token_id is None:
         raise ValueError(
             f"the tokenizer {source if isinstance(source, str) else tokenizer.name_or_path!r} has no end-of-text token; "
@@ -224,7 +226,11 @@ def load_tokenizer(
     return tokenizer
 
 
-def _from_files(name: str) -> PreTrainedTokenizerBase:
+# Judges of one model read with one tokenizer, so that what it made of a text is known to all of them.
+_SHARED: WeakValueDictionary[tuple[Any, ...], PreTrainedTokenizerBase] = WeakValueDictionary()
+
+
+def _from_files(name: str, shared: bool) -> PreTrainedTokenizerBase:
     if name.startswith("textenv/"):
         from textenv import embedded
 
@@ -237,5 +243,12 @@ def _from_files(name: str) -> PreTrainedTokenizerBase:
             f"the directory {name} holds no tokenizer (none of {', '.join(_TOKENIZER_FILES)}); save one there with "
             "tokenizer.save_pretrained(directory), or name the tokenizer apart from the model"
         )
+    files = sorted(Path(name).iterdir()) if os.path.isdir(name) else []
+    key = (name, *(file.stat().st_mtime_ns for file in files))
+    found = _SHARED.get(key) if shared else None
+    if found is not None:
+        return found
     loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+    if shared:
+        _SHARED[key] = loaded
     return loaded

@@ -15,12 +15,18 @@ Departures and choices:
 4. no weights at all (a sliding window that never reaches the text), or a reward model without attention, is an error, unless
    `fallback="uniform"` is asked for.
 
+ABC-D (`source="generator"`): the shares are those of what the writer attended to, mean over the steps of writing (ABC-D2:
+`steps="last"`). The last token is attended to by no step, so EOS gets none; early tokens are read by more steps than late ones. The
+paper's generator is the policy as it learns: pass it, `generator=policy`. By name it is a frozen model, by default the one that the
+tokenizer came with, on which the policy began.
+
 The paper's claim of an unchanged optimum holds for the return. The credit is hindsight (α and R depend on all tokens), so an
 estimator that drops past rewards is biased for it: see `controls` for what uniform shares do.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
@@ -30,7 +36,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textenv.episode import Episode
+from textenv.judges.attention import generation_attention
+from textenv.judges.token_log_probs import load_frozen
 from textenv.reward import NotApplicable
+from textenv.task import Task
+from textenv.wrappers.policies import base_of, moving_model
 from textenv.wrappers.shares import ShareReward
 
 __all__ = ["AttentionReward"]
@@ -62,12 +72,16 @@ class AttentionReward(ShareReward):
         reward_model: what has a method `attention(episodes, layer, heads)`, or a name that the task can load as a scorer;
             default: the task's scorer. R is the task's score in any case.
         mix: β.
-        layer: of the reward model, from either end.
+        layer: of the model that is read, from either end.
         heads: "mean", or the index of one.
+        source: whose attention: the "reward_model"'s, or the "generator"'s.
+        generator: a language model with the environment's tokenizer, by name or directory (frozen), or the policy itself, as it is
+            at the moment: a model, or what holds one as `.model` (`LMPolicy`); default: the one that the tokenizer came with.
+        steps: of the generator: "mean" over all steps of writing, or the "last" alone.
         fallback: "uniform": shares of 1 / T where there is no attention to go by; None: an error.
 
     Raises:
-        NotApplicable: the reward model tells no attention.
+        NotApplicable: the reward model tells no attention; no generator is known.
         ValueError: bad arguments; a text that got no attention at all.
     """
 
@@ -83,33 +97,41 @@ class AttentionReward(ShareReward):
         mix: float = 0.8,
         layer: int = -1,
         heads: Literal["mean"] | int = "mean",
+        source: Literal["reward_model", "generator"] = "reward_model",
+        generator: Any = None,
+        steps: Literal["mean", "last"] = "mean",
         fallback: Literal["uniform"] | None = None,
     ) -> None:
         super().__init__(env, mix=mix)
+        if source not in ("reward_model", "generator") or steps not in ("mean", "last"):
+            raise ValueError(f'source is "reward_model" or "generator", steps "mean" or "last": got {source!r}, {steps!r}')
+        if source == "generator" and reward_model is not None:
+            raise ValueError(f'source="generator" asks no reward model, got reward_model={reward_model!r}')
+        if source == "reward_model" and (generator is not None or steps != "mean"):
+            raise ValueError(f'generator= and steps= are of source="generator", got {generator!r}, {steps!r}')
         if fallback not in (None, "uniform"):
             raise ValueError(f'fallback must be "uniform" or None, got {fallback!r}')
-        task = env.get_wrapper_attr("task")
-        self.reward_model = task.scorer if reward_model is None else task.load_scorer(reward_model)
-        self.layer, self.heads, self.fallback = layer, heads, fallback
-        self._tells = callable(getattr(self.reward_model, "attention", None))
-        if not self._tells and fallback is None:
-            name = getattr(self.reward_model, "__name__", type(self.reward_model).__name__)
-            raise NotApplicable(
-                f"the scorer {name} of {type(task).__name__} tells no attention; pass reward_model=SequenceClassifierScorer(...), "
-                "or fallback='uniform'"
-            )
+        self.layer, self.heads, self.source, self.steps, self.fallback = layer, heads, source, steps, fallback
+        self.reward_model: Any = None
+        self.generator: Any = None
+        if source == "generator":
+            self.generator = _generator(env, generator)
+            self._prompt_end = env.get_wrapper_attr("action_rule").prompt_end
+        else:
+            self.reward_model = self._telling(env.get_wrapper_attr("task"), reward_model)
         self._seconds, self._mass, self._texts = 0.0, 0.0, 0
 
     def shares(self, episodes: Sequence[Episode]) -> list[NDArray[np.float64]]:
-        """α, (T,) each: one call of the reward model."""
+        """α, (T,) each: one call of the model that is read."""
         out = [_on_last(e) for e in episodes]
-        with_text = [i for i, e in enumerate(episodes) if e.text]
-        if not self._tells:
+        if self.reward_model is None and self.generator is None:
             return [np.full(len(e), 1.0 / len(e)) for e in episodes]
+        # What a generator attended to while it wrote one token is all prompt.
+        with_text = [i for i, e in enumerate(episodes) if e.text and (self.generator is None or len(e) > 1)]
         if not with_text:
             return out
         began = time.perf_counter()
-        masses = self.reward_model.attention([episodes[i] for i in with_text], layer=self.layer, heads=self.heads)
+        masses = self._masses([episodes[i] for i in with_text])
         self._seconds += time.perf_counter() - began
         for i, mass in zip(with_text, masses, strict=True):
             total = float(np.sum(mass))
@@ -119,17 +141,48 @@ class AttentionReward(ShareReward):
             elif self.fallback == "uniform":
                 out[i] = np.full(len(episodes[i]), 1.0 / len(episodes[i]))
             else:
+                who = self.source.replace("_", " ")
                 raise ValueError(
-                    f"the reward model paid no attention to the text {episodes[i].text[:80]!r} (layer {self.layer}); choose "
+                    f"the {who} paid no attention to the text {episodes[i].text[:80]!r} (layer {self.layer}); choose "
                     "another layer, or pass fallback='uniform'"
                 )
         return out
+
+    def _telling(self, task: Task, reward_model: Any) -> Any:
+        """The reward model; None, where it tells no attention and shares are to be even."""
+        found = task.scorer if reward_model is None else task.load_scorer(reward_model)
+        if callable(getattr(found, "attention", None)):
+            return found
+        if self.fallback is None:
+            raise NotApplicable(
+                f"the scorer {getattr(found, '__name__', type(found).__name__)} of {type(task).__name__} tells no attention; pass "
+                "reward_model=SequenceClassifierScorer(...), source='generator', or fallback='uniform'"
+            )
+        return None
+
+    def _masses(self, episodes: Sequence[Episode]) -> Sequence[NDArray[np.float64]]:
+        if self.generator is None:
+            masses: Sequence[NDArray[np.float64]] = self.reward_model.attention(episodes, layer=self.layer, heads=self.heads)
+            return masses
+        prompts, texts = [e.prompt_tokens for e in episodes], [e.tokens for e in episodes]
+        return generation_attention(
+            self.generator, prompts, texts, self._prompt_end, layer=self.layer, heads=self.heads, steps=self.steps
+        )
 
     def metrics(self) -> dict[str, float]:
         """`credit/attention_mass` (mean share of the attention that fell on the text), `credit/attention_seconds`."""
         out = {"credit/attention_mass": self._mass / max(self._texts, 1), "credit/attention_seconds": self._seconds}
         self._seconds, self._mass, self._texts = 0.0, 0.0, 0
         return out
+
+
+def _generator(env: gym.Env[Any, Any], given: Any) -> Any:
+    """A frozen model by name, or the policy itself."""
+    if given is None:
+        given = base_of(env.get_wrapper_attr("tokenizer"), "pass generator= one that shares it, or the policy itself")
+    if isinstance(given, (str, os.PathLike)):
+        return load_frozen(env, given, "generator")
+    return moving_model(given)
 
 
 def _on_last(episode: Episode) -> NDArray[np.float64]:

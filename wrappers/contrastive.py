@@ -22,7 +22,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import gymnasium as gym
@@ -30,12 +29,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textenv.chat import ChatTemplate
-from textenv.critics.loading import embedded_name
 from textenv.embedded.contrastive import CONTRASTIVE
 from textenv.episode import Episode, Prompt
 from textenv.judges.token_log_probs import load_frozen, token_log_probs
 from textenv.layouts import prompt_ids
 from textenv.reward import NotApplicable, RewardWrapper
+from textenv.wrappers.policies import base_of
 
 __all__ = ["ContrastiveReward"]
 
@@ -106,7 +105,7 @@ class ContrastiveReward(RewardWrapper):
         if not np.isfinite(scale):
             raise ValueError(f"scale must be finite, got {scale}")
         self._tokenizer, self._task = env.get_wrapper_attr("tokenizer"), env.get_wrapper_attr("task")
-        source = _base(self._tokenizer) if model is None else model
+        source = base_of(self._tokenizer, "pass model= one that shares it") if model is None else model
         if prompts is None:
             prompts = "headers" if isinstance(source, str) and source.startswith("textenv/") else "revision"
         self._chat: ChatTemplate | None = None
@@ -190,22 +189,3 @@ def _fill(template: str, prompt: str, context: str, text: str) -> str:
         return template.format(prompt=prompt, context=context, text=text)
     except (KeyError, IndexError, ValueError) as error:
         raise ValueError(f"template {template!r}: {error}; its fields are {{prompt}}, {{context}} and {{text}}") from None
-
-
-def _base(tokenizer: Any) -> str:
-    """The model that a tokenizer was saved with.
-
-    Raises:
-        NotApplicable: it was saved with none.
-    """
-    name = str(getattr(tokenizer, "name_or_path", "") or "")
-    own = embedded_name(name)
-    if own is not None:
-        return own
-    directory = Path(name)
-    if not name or (directory.is_dir() and not (directory / "config.json").is_file()):
-        raise NotApplicable(
-            f"the environment's tokenizer ({name or type(tokenizer).__name__}) came with no language model; pass model= one that "
-            "shares it"
-        )
-    return name

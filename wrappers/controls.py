@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textenv.episode import Episode
+from textenv.wrappers.draws import generator_of
 from textenv.wrappers.shares import ShareReward
 
 __all__ = ["NoiseReward", "UniformReward"]
@@ -102,7 +103,7 @@ class NoiseReward(ShareReward):
 
     def shares(self, episodes: Sequence[Episode]) -> list[NDArray[np.float64]]:
         """α_t = e_t / Σ e, (T,) each."""
-        drawn = [self._generator(e).exponential(size=len(e)) for e in episodes]
+        drawn = [generator_of(self.seed, e).exponential(size=len(e)) for e in episodes]
         return [values / values.sum() for values in drawn]
 
     def rewards(self, episodes: Sequence[Episode]) -> list[NDArray[np.float64]]:
@@ -112,9 +113,6 @@ class NoiseReward(ShareReward):
         return [e.rewards + self._zero_sum(e) if e.finished else e.rewards for e in episodes]
 
     def _zero_sum(self, episode: Episode) -> NDArray[np.float64]:
-        noise: NDArray[np.float64] = self._generator(episode).standard_normal(len(episode))
+        noise: NDArray[np.float64] = generator_of(self.seed, episode).standard_normal(len(episode))
         noise -= noise.mean()
         return noise * np.float64(self.scale)
-
-    def _generator(self, episode: Episode) -> np.random.Generator:
-        return np.random.default_rng([self.seed, len(episode.prompt_tokens), *episode.prompt_tokens, *episode.tokens])

@@ -90,9 +90,7 @@ class DeltaReward(RewardWrapper):
             for e, episode in zip(ends, episodes, strict=True)
         ]
         shown = [i for i, wanted in enumerate(asked) if wanted]
-        found = prefix_scores(
-            self.scorer, [episodes[i] for i in shown], [asked[i] for i in shown], tokenizer=self._tokenizer
-        )
+        found = prefix_scores(self.scorer, [episodes[i] for i in shown], [asked[i] for i in shown], tokenizer=self._tokenizer)
         scores = dict(zip(shown, found, strict=True))
         out = []
         for i, (episode, at) in enumerate(zip(episodes, ends, strict=True)):

@@ -73,9 +73,7 @@ class FunctionReward(RewardWrapper):
     keeps_return: ClassVar[bool] = False
     causal: ClassVar[bool] = False
 
-    def __init__(
-        self, env: gym.Env[Any, Any], function: Function, *, keeps_return: bool = False, causal: bool = False
-    ) -> None:
+    def __init__(self, env: gym.Env[Any, Any], function: Function, *, keeps_return: bool = False, causal: bool = False) -> None:
         super().__init__(env)
         self.function = function
         self.keeps_return = keeps_return  # type: ignore[misc]  # the class tells of the defaults

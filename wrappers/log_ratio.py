@@ -9,7 +9,10 @@ Choices and departures:
 
 1. any pair of models that share the policy's tokenizer (`TokenLogRatioReward`); `implicit` takes the embedded pair;
 2. the release clips the reward model's score to ±10 and normalises it; here the score is never changed;
-3. the term is *not* neutral: unclipped it adds b₁ log(π_DPO(y) / π_ref(y)) to the return, DPO's implicit reward, and the clip
+3. `squash="sigmoid"` pays b₁ (σ(log-ratio) − ½) instead, which stays within ± b₁ / 2 and keeps the order of all ratios. T-REG
+   (arXiv 2412.02685) forms its token reward so, of one model under two prompts (`contrastive`), and of a DPO-trained model in an
+   ablation. Paid as a reward it is neither T-REG nor RTO;
+4. the term is *not* neutral: unclipped it adds b₁ log(π_DPO(y) / π_ref(y)) to the return, DPO's implicit reward, and the clip
    breaks even that sum. `credit/clipped_share` logs how many tokens it touches. Report `Episode.score` apart.
 """
 
@@ -17,7 +20,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -28,6 +31,8 @@ from textenv.judges.token_log_probs import load_frozen, token_log_probs
 from textenv.reward import RewardWrapper
 
 __all__ = ["ImplicitReward", "TokenLogRatioReward"]
+
+CLIP = 0.05  # the release's c
 
 
 class TokenLogRatioReward(RewardWrapper):
@@ -50,7 +55,8 @@ class TokenLogRatioReward(RewardWrapper):
         env: a text environment.
         model, reference: frozen language models with the policy's tokenizer: names, directories, or transformers models.
         scale: b₁.
-        clip: c, in units of reward; `float("inf")`: no clip.
+        clip: c, in units of reward; `float("inf")`: no clip. Default: 0.05; a sigmoid has none.
+        squash: "clip" or "sigmoid".
         batch_size: texts a forward pass.
 
     Raises:
@@ -68,16 +74,22 @@ class TokenLogRatioReward(RewardWrapper):
         reference: Any,
         *,
         scale: float = 0.05,
-        clip: float = 0.05,
+        clip: float | None = None,
+        squash: Literal["clip", "sigmoid"] = "clip",
         batch_size: int = 64,
     ) -> None:
         super().__init__(env)
         if not np.isfinite(scale):
             raise ValueError(f"scale must be finite, got {scale}")
+        if squash not in ("clip", "sigmoid"):
+            raise ValueError(f'squash must be "clip" or "sigmoid", got {squash!r}')
+        if squash == "sigmoid" and clip is not None:
+            raise ValueError(f'squash="sigmoid" is bounded by scale / 2; leave out clip={clip}')
+        clip = CLIP if clip is None else clip
         if not clip > 0:
             raise ValueError(f'clip must be above 0 (float("inf"): no clip), got {clip}')
         self.model, self.reference = load_frozen(env, model, "model"), load_frozen(env, reference, "reference")
-        self.scale, self.clip, self.batch_size = scale, clip, batch_size
+        self.scale, self.clip, self.squash, self.batch_size = scale, clip, squash, batch_size
         self._rule = env.get_wrapper_attr("action_rule")
         self._tokens, self._clipped, self._seconds = 0, 0, 0.0
 
@@ -88,9 +100,12 @@ class TokenLogRatioReward(RewardWrapper):
         self._seconds += time.perf_counter() - began
         out = []
         for episode, a, b in zip(episodes, ours, theirs, strict=True):
-            dense = self.scale * (a - b)  # (T,)
-            self._tokens, self._clipped = self._tokens + len(dense), self._clipped + int((abs(dense) > self.clip).sum())
-            out.append(episode.rewards + dense.clip(-self.clip, self.clip))
+            dense = self.scale * (a - b if self.squash == "clip" else 0.5 * np.tanh(0.5 * (a - b)))  # (T,); σ(x) − ½
+            self._tokens += len(dense)
+            if self.squash == "clip":
+                self._clipped += int((abs(dense) > self.clip).sum())
+                dense = dense.clip(-self.clip, self.clip)
+            out.append(episode.rewards + dense)
         return out
 
     def metrics(self) -> dict[str, float]:
@@ -113,7 +128,7 @@ class ImplicitReward(TokenLogRatioReward):
         env: a text environment.
         model: DPO-trained; default: the embedded `textenv/tiny-preferred`.
         reference: what it was trained from; default: `textenv/tiny`.
-        scale, clip, batch_size: as in `TokenLogRatioReward`; the defaults are the release's b₁ and c.
+        scale, clip, squash, batch_size: as in `TokenLogRatioReward`; the defaults are the release's b₁ and c.
 
     Raises:
         NotApplicable: a model with another tokenizer than the environment's: name `model=` and `reference=` that have it.
@@ -129,7 +144,8 @@ class ImplicitReward(TokenLogRatioReward):
         reference: Any = "textenv/tiny",
         *,
         scale: float = 0.05,
-        clip: float = 0.05,
+        clip: float | None = None,
+        squash: Literal["clip", "sigmoid"] = "clip",
         batch_size: int = 64,
     ) -> None:
-        super().__init__(env, model, reference, scale=scale, clip=clip, batch_size=batch_size)
+        super().__init__(env, model, reference, scale=scale, clip=clip, squash=squash, batch_size=batch_size)

@@ -70,13 +70,13 @@ class OnlineReward(RewardWrapper):
         # What the environment inside pays is replaced by the growth of its credit.
         observation, _, terminated, truncated, info = self.env.step(action)
         if terminated:
-            self._last = info["text_episode"]
+            self._step_episode = info["text_episode"]
             total = float(info["text_episode"].rewards.sum())
         else:
             _, totals = self._payment.credit([], {0: int(action)}, self._so_far)
             total = totals[0]
-        reward = total - self._paid
-        self._paid = total
+        reward = total - self._step_paid
+        self._step_paid = total
         return observation, reward, terminated, truncated, info
 
     def _so_far(self, text: int) -> Episode:

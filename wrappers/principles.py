@@ -12,8 +12,8 @@ Departures and choices:
 1. SALMON draws when a text begins. Credit is placed on batches of texts here, and stepping must give the same, so the draw is
    a function of the seed, the prompt and the tokens (`draw_by="text"`), or of the seed and the prompt (`draw_by="prompt"`: all
    texts of a prompt are judged alike, which group baselines want);
-2. β = 1 replaces the score, as there; its length bonus and its price for texts that do not stop are left out
-   (`length_penalty`, DAPO's, is the nearest here and composes with it);
+2. β = 1 replaces the score, as there; its length bonus and its price for texts that do not stop are rewards of their own
+   (`length_bonus`, `no_stop_penalty`), to be stacked on it;
 3. `negate` asks for a principle's opposite wording, which SALMON does in training alone;
 4. weights of 0 are never drawn; a boost is added to a weight.
 """
@@ -211,9 +211,11 @@ class _Reader:
         return self
 
     def __call__(self, episodes: Sequence[Episode], principles: Sequence[Sequence[str]], /) -> list[float]:
-        return self.scorer.score_texts([
-            self.template.format(
-                principles="; ".join(said), prompt=e.prompt.text, context="\n".join(e.prompt.context), text=e.text
-            )
-            for e, said in zip(episodes, principles, strict=True)
-        ])
+        return self.scorer.score_texts(
+            [
+                self.template.format(
+                    principles="; ".join(said), prompt=e.prompt.text, context="\n".join(e.prompt.context), text=e.text
+                )
+                for e, said in zip(episodes, principles, strict=True)
+            ]
+        )

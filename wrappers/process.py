@@ -28,7 +28,10 @@ import torch
 from numpy.typing import NDArray
 
 from textenv.aspects import Aspect
+from textenv.batching import by_length
 from textenv.episode import Episode, Span
+from textenv.judges.encodings import encode
+from textenv.layouts import right_pad
 from textenv.models import load_sequence_classifier, refuse_model
 from textenv.reward import RewardWrapper
 from textenv.segments import Segmenter, load_segmenter, settled
@@ -76,7 +79,7 @@ class StepClassifier:
         named = isinstance(source, (str, os.PathLike))
         if tokenizer is None and not named:
             raise ValueError("a model object needs its tokenizer: pass tokenizer=")
-        self.tokenizer = load_tokenizer(source if tokenizer is None else tokenizer, need_eos=False)
+        self.tokenizer = load_tokenizer(source if tokenizer is None else tokenizer, need_eos=False, shared=True)
         self.model = load_sequence_classifier(source, device=device, shared=named)
         names = [str(self.model.config.id2label[i]).lower() for i in range(len(self.model.config.id2label))]
         worth = {label.lower(): float(value) for label, value in values.items()}
@@ -92,11 +95,9 @@ class StepClassifier:
     def __call__(self, episodes: Sequence[Episode]) -> list[list[Span]]:
         """One span a step that has come to its end; its label is the likeliest."""
         steps = [[(a, b) for a, b in settled(e, self.segmenter) if e.text[a:b].strip()] for e in episodes]
-        rows = [self._ids(e, e.text[:end]) for e, found in zip(episodes, steps, strict=True) for _, end in found]
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        rows = self._rows([(e, e.text[:end]) for e, found in zip(episodes, steps, strict=True) for _, end in found])
         judged: list[tuple[float, str]] = [(0.0, "")] * len(rows)
-        for at in range(0, len(order), self.batch_size):
-            chosen = order[at : at + self.batch_size]
+        for chosen in by_length([len(row) for row in rows], self.batch_size):
             for i, shares in zip(chosen, self._probabilities([rows[i] for i in chosen]), strict=True):
                 best = int(shares.argmax())
                 value = float(self.worth[best] if self.read == "argmax" else shares @ self.worth)
@@ -104,27 +105,24 @@ class StepClassifier:
         answers = iter(judged)
         return [[Span(start, end, *next(answers)) for start, end in found] for found in steps]
 
-    def _ids(self, episode: Episode, text: str) -> list[int]:
-        context = "\n".join(episode.prompt.context)
-        read = self.template.format(prompt=episode.prompt.text, context=context, text=text.rstrip())
-        return list(self.tokenizer(read, truncation=False)["input_ids"])[-self.max_tokens :]
+    def _rows(self, beginnings: Sequence[tuple[Episode, str]]) -> list[list[int]]:
+        """The ids of the filled template, for each episode and what there is of its text."""
+        read = [
+            self.template.format(prompt=e.prompt.text, context="\n".join(e.prompt.context), text=text.rstrip())
+            for e, text in beginnings
+        ]
+        return [encoded.ids[-self.max_tokens :] for encoded in encode(self.tokenizer, read)]
 
     @torch.inference_mode()
     def _probabilities(self, rows: list[list[int]]) -> NDArray[np.float64]:
-        """(b, labels). Rows of one length go together, so that no model has to guess what is padding."""
-        out = np.zeros((len(rows), len(self.names)))
-        for length in sorted({len(row) for row in rows}):
-            same = [i for i, row in enumerate(rows) if len(row) == length]
-            ids = torch.tensor([rows[i] for i in same], device=self.model.device)
-            out[same] = self._logits(ids).float().softmax(-1).cpu().numpy()
-        return out
-
-    def _logits(self, ids: torch.Tensor) -> torch.Tensor:
+        """(b, labels)."""
+        ids, mask = right_pad([np.array(row, np.int64) for row in rows], self.model.device)
         if hasattr(self.model, "score"):  # a decoder: transformers looks for its last token by comparing ids with a pad id
-            logits: torch.Tensor = self.model.score(self.model.base_model(ids, use_cache=False).last_hidden_state[:, -1])
+            hidden = self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+            logits = self.model.score(hidden[torch.arange(len(rows)), mask.sum(1) - 1])
         else:
-            logits = self.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-        return logits
+            logits = self.model(input_ids=ids, attention_mask=mask).logits
+        return np.asarray(logits.double().softmax(-1).cpu().numpy())
 
 
 class ProcessReward(RewardWrapper):
@@ -172,7 +170,11 @@ class ProcessReward(RewardWrapper):
         elif isinstance(model, (str, os.PathLike)):
             model = task.aspects[model] if model in task.aspects else StepClassifier(model, **options)  # type: ignore[index]
         if options and not isinstance(model, StepClassifier):
-            raise ValueError(f"options {sorted(options)} are of a step classifier that is named, got model={model!r}")
+            told = model.name if isinstance(model, Aspect) else type(model).__name__
+            raise ValueError(
+                f"process has no arguments {sorted(options)} beside model, weight and keep_score; those of a step classifier are "
+                f"for one that is named, and model= is {told}"
+            )
         refuse_model("model", model, way_out="StepClassifier(model, tokenizer=...)")
         if not (isinstance(model, Aspect) or callable(model)):
             raise TypeError(f"model= got {type(model).__name__}; say how it is to be asked: StepClassifier(model, tokenizer=...)")

@@ -25,6 +25,7 @@ The scalar replaces the score on the last token (`keep_score=True`: stands besid
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -188,7 +189,14 @@ class ScalarizedReward(RewardWrapper):
         if reduce not in ("mean", "sum"):
             raise ValueError(f'reduce must be "mean" or "sum", got {reduce!r}')
         self.scalarizer, self.reduce, self.keep_score, self.options = scalarizer, reduce, keep_score, options
-        scalarize(scalarizer, np.ones((1, len(self.aspects))), self._positive(), **options)  # bad options are told now
+        known = inspect.signature(_function(scalarizer)).parameters
+        unknown = sorted(set(options) - set(known))
+        if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+            raise ValueError(
+                f"scalarized takes no argument {unknown}; its own are aspects, scalarizer, weights, reduce, keep_score, and those "
+                f"of {scalarizer}: {', '.join(list(known)[1:]) or 'none'}"
+            )
+        scalarize(scalarizer, np.ones((1, len(self.aspects))), self._positive(), **options)  # bad values are told now
         self._texts, self._sums = 0, np.zeros(len(self.aspects))
 
     def rewards(self, episodes: Sequence[Episode]) -> list[NDArray[np.float64]]:

@@ -20,11 +20,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from textenv.agents.checks import above, at_least
 from textenv.agents.decoders.decoding import Asked, Draws, Judge, TokensUsed
 from textenv.agents.evaluation import as_policy
+from textenv.agents.overlap import overlapped
 from textenv.agents.rollout import Policy
 from textenv.episode import Prompt
 from textenv.generation import ActionRule
+from textenv.waits import waits
 
 __all__ = ["BestOfN", "kl_of_best_of_n"]
 
@@ -79,8 +82,8 @@ class BestOfN:
     ) -> None:
         if (n is None) == (token_budget is None):
             raise ValueError(f"give n or token_budget, one of them: got n={n}, token_budget={token_budget}")
-        if n is not None and n < 1:
-            raise ValueError(f"n must be at least 1, got {n}")
+        at_least(1, n=n)
+        above(0, token_budget=token_budget)
         TokensUsed().total(count)  # a name that is known
         env = judge if env is None and isinstance(judge, gym.Env) else env
         self.policy: Policy = as_policy(policy, env)
@@ -119,7 +122,7 @@ class BestOfN:
         top_k: int = 0,
         top_p: float = 1.0,
     ) -> list[Ids]:
-        """Texts, one per prompt, as of any policy; the judge is called once.
+        """Texts, one per prompt, as of any policy; the judge is called once (a few times, if it waits for a server).
 
         Raises:
             ValueError: greedy texts (uniforms None) are all one, and there is nothing to choose among.
@@ -127,15 +130,24 @@ class BestOfN:
         if uniforms is None and self.n != 1:
             raise ValueError("best-of-N chooses among samples, and greedy texts are all one: pass deterministic=False, or n=1")
         asked = self.judge.book.read(prompts)
-        drawn = self._draw(asked, rule, uniforms, {"top_k": top_k, "top_p": top_p})
-        best = [texts[0] for texts in drawn]
-        if any(len(texts) > 1 for texts in drawn):
-            episodes = [self.judge.episode(a, text, rule) for a, texts in zip(asked, drawn, strict=True) for text in texts]
-            scores = iter(self.judge.scores(episodes))
-            best = [texts[int(np.argmax([next(scores) for _ in texts]))] for texts in drawn]
-        self.tokens_used.texts += len(asked)
-        self.tokens_used.sampled += sum(len(text) for texts in drawn for text in texts)
-        return best
+
+        def write(part: slice) -> list[tuple[Asked, list[Ids]]]:
+            numbers = None if uniforms is None else uniforms[part]
+            drawn = self._draw(asked[part], rule, numbers, {"top_k": top_k, "top_p": top_p})
+            self.tokens_used.texts += len(drawn)
+            self.tokens_used.sampled += sum(len(text) for texts in drawn for text in texts)
+            return list(zip(asked[part], drawn, strict=True))
+
+        size = max(1, getattr(self.policy, "decodes_together", len(asked)) // (self.n or 1))
+        chosen = overlapped(write, lambda drawn: self._best(drawn, rule), len(asked), waits=waits(self.judge.scorer), size=size)
+        return [text for part in chosen for text in part]
+
+    def _best(self, drawn: Sequence[tuple[Asked, list[Ids]]], rule: ActionRule) -> list[Ids]:
+        """Of the samples of each prompt, the one that the judge likes best."""
+        if all(len(texts) == 1 for _, texts in drawn):
+            return [texts[0] for _, texts in drawn]
+        scores = iter(self.judge.scores([self.judge.episode(a, text, rule) for a, texts in drawn for text in texts]))
+        return [texts[int(np.argmax([next(scores) for _ in texts]))] for _, texts in drawn]
 
     def _draw(
         self, asked: Sequence[Asked], rule: ActionRule, uniforms: Tensor | None, options: dict[str, Any]

@@ -11,8 +11,9 @@ what is drawn for a larger n begins with what is drawn for a smaller one.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -28,7 +29,7 @@ from textenv.generation import ActionRule
 from textenv.judges.prefixes import is_causal, prefix_scores
 from textenv.task import Scorer, Task, check_scores
 
-__all__ = ["Asked", "Draws", "Judge", "PromptBook", "TokensUsed", "seed_of"]
+__all__ = ["Asked", "Draws", "Judge", "Modes", "PromptBook", "TokensUsed", "seed_of"]
 
 Ids = NDArray[np.int64]
 
@@ -189,6 +190,29 @@ class Judge:
 
     def _whole(self, episodes: Sequence[Episode]) -> Sequence[float]:
         return self.scorer(episodes)
+
+
+class Modes:
+    """PyTorch's modes as they are now (gradients, inference, autocast), to be had again where a model's forward pass has changed
+    them: a judge's numbers do not depend on who calls it.
+
+    >>> outside = Modes("cpu")
+    >>> with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16), outside.again():
+    ...     (torch.ones(1, 1) @ torch.ones(1, 1)).dtype, torch.is_grad_enabled()
+    (torch.float32, True)
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device, self._autocast = device, (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
+        self._inference, self._gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+
+    @contextlib.contextmanager
+    def again(self) -> Iterator[None]:
+        """The modes of then."""
+        enabled, dtype = self._autocast
+        precision = torch.autocast(self._device, dtype, enabled=enabled)
+        with torch.inference_mode(self._inference), torch.set_grad_enabled(self._gradients), precision:
+            yield
 
 
 class Draws:

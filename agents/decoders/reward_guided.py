@@ -28,7 +28,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textenv.agents.decoders.decoding import Asked, Judge, TokensUsed
+from textenv.agents.checks import at_least, one_of, within
+from textenv.agents.decoders.decoding import Asked, Judge, Modes, TokensUsed
 from textenv.agents.evaluation import as_language_model
 from textenv.episode import Prompt
 from textenv.generation import ActionRule, generate, greedy, sample
@@ -82,10 +83,9 @@ class RewardGuidedSearch:
         env: gym.Env[Any, Any] | None = None,
         batch_size: int = 64,
     ) -> None:
-        if mode not in get_args(Mode):
-            raise ValueError(f"mode must be one of {get_args(Mode)}, got {mode!r}")
-        if k < 1 or batch_size < 1:
-            raise ValueError(f"k and batch_size must be at least 1, got {k} and {batch_size}")
+        one_of(get_args(Mode), mode=mode)
+        at_least(1, k=k, batch_size=batch_size)
+        within(float("-inf"), float("inf"), weight=weight)
         if not temperature > 0:
             raise ValueError(f'temperature must be above 0, got {temperature}; mode="greedy" is its limit')
         env = judge if env is None and isinstance(judge, gym.Env) else env
@@ -122,13 +122,14 @@ class RewardGuidedSearch:
         for at in range(0, len(asked), self.batch_size):
             part = slice(at, at + self.batch_size)
             numbers = None if uniforms is None or self.mode == "greedy" else uniforms[part].to(self.policy.device)
+            choose = _Chooser(self, asked[part], rule, numbers)
             with self.policy.autocast():
                 out += generate(
                     self.policy.model,
                     read[part],
                     max_new_tokens=rule.max_new_tokens,
                     eos_token_id=rule.eos_token_id,
-                    choose=_Chooser(self, asked[part], rule, numbers),
+                    choose=choose,
                 )
         self.tokens_used.texts += len(out)
         self.tokens_used.sampled += sum(map(len, out))
@@ -141,6 +142,7 @@ class _Chooser:
     def __init__(self, search: RewardGuidedSearch, asked: Sequence[Asked], rule: ActionRule, uniforms: Tensor | None) -> None:
         self.search, self.asked, self.rule, self.uniforms = search, asked, rule, uniforms
         self.written: list[list[int]] = [[] for _ in asked]
+        self.outside = Modes(search.policy.device.type)
 
     def __call__(self, logits: Tensor, rows: Tensor, step: int) -> Tensor:
         search = self.search
@@ -175,7 +177,9 @@ class _Chooser:
         out = torch.zeros(candidates.shape, dtype=torch.float64)
         if texts:
             i, j = torch.tensor(places).T
-            out[i, j] = torch.tensor(self.search.judge.scores(texts), dtype=torch.float64)
+            with self.outside.again():
+                scores = self.search.judge.scores(texts)
+            out[i, j] = torch.tensor(scores, dtype=torch.float64)
         return out
 
     def _ended(self, row: int) -> bool:

@@ -27,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from textenv.agents.checks import at_least, within
 from textenv.agents.decoders.decoding import Draws, TokensUsed
 from textenv.agents.decoders.step_judge import StepJudge
 from textenv.agents.decoders.step_paths import Path, Step
@@ -85,10 +86,8 @@ class StepSearch:
         env: gym.Env[Any, Any] | None = None,
         batch_size: int = 64,
     ) -> None:
-        if branching < 1 or batch_size < 1:
-            raise ValueError(f"branching and batch_size must be at least 1, got {branching} and {batch_size}")
-        if not margin >= 0:
-            raise ValueError(f"margin must be at least 0, got {margin}")
+        at_least(1, branching=branching, batch_size=batch_size, token_budget=token_budget)
+        within(0, float("inf"), margin=margin)
         env = judge if env is None and isinstance(judge, gym.Env) else env
         self.policy = as_language_model(policy, env)
         self._steps = StepJudge(judge, env, self.policy.tokenizer)

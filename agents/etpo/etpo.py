@@ -36,12 +36,14 @@ from stable_baselines3.common.utils import FloatSchedule
 from torch import Tensor, nn
 from torch.nn.functional import huber_loss
 
+from textenv.agents.checks import above, at_least, within
 from textenv.agents.etpo.soft_q import NEVER, soft_targets, soft_values
 from textenv.agents.learner import Learner
 from textenv.agents.policy import LMPolicy
 from textenv.agents.ppo.batch import TokenBatch, log_rollout
 from textenv.agents.rollout import Timing, rollout
 from textenv.episode import Episode
+from textenv.precision import Precision
 
 __all__ = ["ETPO"]
 
@@ -72,11 +74,11 @@ class ETPO(Learner):
         td_lambda: λ of the targets: 0 (paper) bootstraps from the next token, 1 takes the whole text's soft return.
         tau: share of the critic that its slow copy takes at each step (Polyak).
         huber_delta, max_grad_norm: δ; the norm to which the gradients of policy and critic are clipped, each by itself.
-        temperature, lora, gradient_checkpointing, device: of a policy that is made here (as for `LMPolicy`).
+        temperature, lora, gradient_checkpointing, precision, device: of a policy that is made here (as for `LMPolicy`).
         tensorboard_log: directory of TensorBoard logs.
         seed: of prompts, sampling and minibatches. The global generators are left alone.
         verbose: 1 prints a table of metrics every `log_interval` iterations.
-        reference: ρ; default: the policy as it is now (with LoRA: the base).
+        reference: ρ, or what it is made from; default: the policy as it is now (with LoRA: the base).
 
     Raises:
         ValueError: policy and environment disagree about their tokens; bad settings.
@@ -111,21 +113,16 @@ class ETPO(Learner):
         verbose: int = 0,
         lora: Any = None,
         gradient_checkpointing: bool = False,
-        reference: LMPolicy | None = None,
+        precision: Precision = "auto",
+        reference: Any = None,
     ) -> None:
-        for name, count in (("n_episodes", n_episodes), ("batch_size", batch_size), ("n_epochs", n_epochs)):
-            if count < 1:
-                raise ValueError(f"{name} must be at least 1, got {count}")
-        if micro_batch_size is not None and not 1 <= micro_batch_size <= batch_size:
-            raise ValueError(f"micro_batch_size must lie in 1..batch_size={batch_size}, got {micro_batch_size}")
-        if kl_coef <= 0 or huber_delta <= 0:
-            raise ValueError(f"kl_coef and huber_delta must be above 0, got {kl_coef} and {huber_delta}")
-        for name, share in (("gamma", gamma), ("td_lambda", td_lambda), ("tau", tau)):
-            if not 0 <= share <= 1:
-                raise ValueError(f"{name} must lie in 0..1, got {share}")
+        at_least(1, n_episodes=n_episodes, batch_size=batch_size, n_epochs=n_epochs, micro_batch_size=micro_batch_size)
+        above(0, kl_coef=kl_coef, huber_delta=huber_delta, max_grad_norm=max_grad_norm)
+        within(0, float("inf"), learning_rate=learning_rate, critic_learning_rate=critic_learning_rate)
+        within(0, 1, gamma=gamma, td_lambda=td_lambda, tau=tau)
         super().__init__(
             policy, env, reference=reference or True, temperature=temperature, tensorboard_log=tensorboard_log, seed=seed,
-            device=device, verbose=verbose, lora=lora, gradient_checkpointing=gradient_checkpointing,
+            device=device, verbose=verbose, lora=lora, gradient_checkpointing=gradient_checkpointing, precision=precision,
         )  # fmt: skip
         self.reference: LMPolicy
         self.learning_rate, self.critic_learning_rate, self.kl_coef = learning_rate, critic_learning_rate, kl_coef

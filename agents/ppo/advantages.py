@@ -43,9 +43,12 @@ def gae(
 
 
 def whiten(x: Tensor) -> Tensor:
-    """(x − mean) / (standard deviation + 1e-8), over all tokens of the batch; (N,). One token alone stays as it is."""
-    # 1e-8 as in Stable-Baselines3: equal advantages become zeros, not NaN
-    return (x - x.mean()) / (x.std() + 1e-8) if len(x) > 1 else x
+    """(x − mean) / standard deviation, over all tokens of the batch; (N,). One token alone stays as it is.
+
+    A standard deviation below 1e-5 counts as 1e-5: where no reward came and the policy has not moved, what is left is the
+    rounding of log-probabilities (1e-6), which should not be blown up to one (Stable-Baselines3 adds 1e-8).
+    """
+    return (x - x.mean()) / x.std().clamp(min=1e-5) if len(x) > 1 else x
 
 
 def _pad(flat: Tensor, lengths: Sequence[int]) -> Tensor:

@@ -20,7 +20,7 @@ from textenv.agents.rollout import Timing
 from textenv.agents.running import text_table
 from textenv.episode import Episode
 
-__all__ = ["TokenBatch", "log_rollout", "log_train"]
+__all__ = ["TokenBatch", "log_rollout", "log_train", "token_indices"]
 
 
 class TokenBatch(NamedTuple):
@@ -34,6 +34,7 @@ class TokenBatch(NamedTuple):
     log_ratio: Tensor  # log π − log π_ref
     ref_log_probs: Tensor
     masks: Tensor | None = None  # (N, V / 8) bits: the tokens that could be sampled; None: all
+    lower: Sequence[Tensor] | None = None  # (P_b + T_b, H) each: what the policy's frozen layers put out for an episode
 
     @property
     def kl(self) -> float:
@@ -47,8 +48,7 @@ class TokenBatch(NamedTuple):
 
     def select(self, rows: Sequence[int]) -> TokenBatch:
         """The episodes of these indices, in this order, with their tokens."""
-        starts = np.cumsum([0, *self.lengths])
-        where = torch.from_numpy(np.concatenate([np.arange(starts[i], starts[i + 1]) for i in rows])).to(self.values.device)
+        where = token_indices(self.lengths, rows).to(self.values.device)
         return TokenBatch(
             [self.episodes[i] for i in rows],
             log_probs=self.log_probs[where],
@@ -58,7 +58,18 @@ class TokenBatch(NamedTuple):
             log_ratio=self.log_ratio[where],
             ref_log_probs=self.ref_log_probs[where],
             masks=None if self.masks is None else self.masks[where.to(self.masks.device)],
+            lower=None if self.lower is None else [self.lower[i] for i in rows],
         )
+
+
+def token_indices(lengths: Sequence[int], rows: Sequence[int]) -> Tensor:
+    """Where the tokens of these texts stand, in this order, among the tokens of all.
+
+    >>> token_indices([2, 1, 3], [2, 0]).tolist()
+    [3, 4, 5, 0, 1]
+    """
+    starts = np.cumsum([0, *lengths])
+    return torch.from_numpy(np.concatenate([np.arange(starts[i], starts[i + 1]) for i in rows]))
 
 
 def log_rollout(
@@ -113,7 +124,7 @@ def _log_groups(logger: Logger, episodes: Sequence[Episode], groups: Sequence[in
 
 
 def log_train(
-    logger: Logger, batch: TokenBatch, history: Sequence[dict[str, float]], settings: Mapping[str, float], *, value: bool = True
+    logger: Logger, batch: TokenBatch, history: Sequence[dict[str, Tensor]], settings: Mapping[str, float], *, value: bool = True
 ) -> None:
     """What the updates did: means over minibatches of the statistics of `textenv.agents.ppo.loss.ppo_loss`.
 
@@ -122,7 +133,8 @@ def log_train(
         value: a value is learned.
     """
     log = logger.record
-    mean = {name: float(np.mean([stats[name] for stats in history])) for name in history[0]}
+    table = torch.stack([torch.stack(list(stats.values())) for stats in history]).cpu().double()  # the one transfer
+    mean = dict(zip(history[0], table.mean(0).tolist(), strict=True))
     log("val/ratio", mean.pop("ratio"))
     log("clip_ratio/low_mean", mean.pop("clip_low"))
     log("clip_ratio/high_mean", mean.pop("clip_high"))

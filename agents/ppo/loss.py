@@ -34,7 +34,7 @@ def ppo_loss(
     ent_coef: float = 0.0,
     tokens: int | None = None,
     aggregate: Callable[[Tensor], Tensor] | None = None,
-) -> tuple[Tensor, dict[str, float]]:
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of one micro-batch, and its share of the statistics.
 
     Args:
@@ -47,7 +47,8 @@ def ppo_loss(
 
     Returns:
         The loss (scalar), and sums to be added over micro-batches: "policy_gradient_loss", "value_loss", "entropy_loss"
-        (aggregated as the loss); "approx_kl", "ratio", "clip_fraction", of which "clip_low" and "clip_high" (per token).
+        (aggregated as the loss); "approx_kl", "ratio", "clip_fraction", of which "clip_low" and "clip_high" (per token). They
+        are scalars on the device: asking for their numbers would wait for it.
 
     Raises:
         ValueError: values without returns, or clipped without old values.
@@ -72,7 +73,7 @@ def ppo_loss(
         low, above = (1 - ratio) > clip_range, (ratio - 1) > high
         # k3: unbiased and never negative, http://joschu.net/blog/kl-approx.html
         per_token = ((ratio - 1 - log_ratio), ratio, (low | above).float(), low.float(), above.float())
-        stats = torch.stack([policy_loss, value_loss, entropy_loss, *(term.sum() / n for term in per_token)]).tolist()
+        stats = [policy_loss.detach(), value_loss.detach(), entropy_loss.detach(), *(term.sum() / n for term in per_token)]
     names = ("policy_gradient_loss", "value_loss", "entropy_loss", "approx_kl", "ratio", "clip_fraction", "clip_low", "clip_high")
     return loss, dict(zip(names, stats, strict=True))
 

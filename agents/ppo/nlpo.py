@@ -11,7 +11,7 @@
 3. The KL penalty is measured on probabilities without the mask, as in the paper.
 4. The stop token is always in M, so that every text can end. `min_tokens_to_keep` is 1: with the release's 100 the floor,
    not p, decides in most states.
-5. p = 1 is PPO, bit for bit.
+5. p = 1 is PPO with `recompute_log_probs`, bit for bit.
 6. `predict` and `evaluate(agent, ...)` ask the policy itself; `agent.sampler` is the policy under the mask.
 """
 
@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from textenv.agents.distributed.world import World
 from textenv.agents.policy import Evaluated, LMPolicy
 from textenv.generation import ActionRule, generate, greedy, sample
 
@@ -105,6 +106,11 @@ class MaskedPolicy:
     def forget(self) -> None:
         """Drop the masks of the texts that were written so far."""
         self._kept.clear()
+
+    def share(self, world: World) -> None:
+        """Keep the masks of the texts that the other processes wrote, too."""
+        for kept in world.everyones(self._kept):
+            self._kept.update(kept)
 
     # --- Writing -------------------------------------------------------------------------------------------------
 

@@ -28,7 +28,10 @@ import gymnasium as gym
 import torch
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 
-from textenv.agents.checks import at_least, one_of
+from textenv.agents.checks import above, at_least, one_of, within
+from textenv.agents.distributed.sharding import gathered, shard
+from textenv.agents.engines.gap import met
+from textenv.agents.engines.protocol import RolloutEngine
 from textenv.agents.learner import Learner
 from textenv.agents.policy import LMPolicy
 from textenv.agents.ppo.aggregation import AGGREGATIONS
@@ -39,6 +42,7 @@ from textenv.agents.ppo.kl import KL_ESTIMATORS, KLCoefficient, kl_estimate
 from textenv.agents.ppo.nlpo import NLPO, MaskedPolicy
 from textenv.agents.ppo.value_model import ValueModel, adam
 from textenv.agents.rollout import Timing, rollout_groups
+from textenv.precision import Precision
 
 __all__ = ["TokenPPO"]
 
@@ -62,7 +66,12 @@ class TokenPPO(PPOIteration):
         learning_rate, clip_range, clip_range_high, clip_range_vf: numbers, or schedules of the remaining share of the run (1 → 0).
         n_episodes: texts an iteration.
         batch_size: texts a minibatch (one optimizer step).
-        micro_batch_size: texts a forward pass; gradients accumulate over a minibatch. Default: `batch_size`.
+        micro_batch_size: texts a pass with gradients, at most (without, four times as many); a minibatch accumulates them.
+            Default: `batch_size`.
+        micro_batch_tokens: the same for tokens, prompts and padding included (one text may have more): what bounds the memory of
+            long texts. Default: any number. Texts are read in order of length, with either limit and without.
+        recompute_log_probs: compute old log-probabilities and values again, as the update computes them, in place of those recorded
+            while sampling (`textenv.agents.ppo.iteration`).
         n_epochs: passes over a batch.
         advantage: "gae"; or without a value: "rloo", "grpo", "dr_grpo", "reinforce++", "reinforce++-baseline".
         advantage_level: of those: "token" compares returns-to-go, "sequence" whole returns (dense credit is then summed up).
@@ -78,27 +87,35 @@ class TokenPPO(PPOIteration):
         kl_coef: β. kl_target: the KL per text (nats) that an adaptive coefficient keeps, over kl_horizon texts.
         kl_in: "reward" or "loss". Default: the estimator's.
         kl_estimator: "k1", "k2" or "k3" (`textenv.agents.ppo.kl`). Default: "k1" in the reward, "k3" in the loss.
-        reference: the policy to stay near; default: the policy as it is now.
+        reference: the policy to stay near, or what one is made from; default: the policy as it is now.
         reference_sync_every: iterations after which the reference becomes the policy; None: never.
         reference_mixing: α of π_ref ← α π + (1 − α) π_ref, weight by weight, at these times.
         value_model: None: a head on the policy; "separate": a copy of the policy; or a language model, or its name.
         value_learning_rate: of the head or of the separate model; default: `learning_rate`.
         value_warmup: iterations in which the value alone learns.
         nlpo: `NLPO(top_p, refresh_every)`: sample under the top-p mask of a lagged policy.
-        lora, gradient_checkpointing, temperature, device: as for `LMPolicy`, where the policy is made here.
+        engine: who samples (`textenv.agents.engines`), with the policy's weights as they are before each rollout. Old
+            log-probabilities are then the policy's own, computed; the gap is logged as `engine/...`. Default: the policy.
+        engine_is_cap: C of the truncated importance weights min(π / π_engine, C) of the tokens; None: no weights.
+        lora, gradient_checkpointing, frozen_layers, precision, temperature, device: as for `LMPolicy`, where the policy is made
+            here. Frozen layers are shared with the reference (and a separate value model), and computed once an iteration.
         tensorboard_log: directory of TensorBoard logs.
         seed: of prompts, sampling and minibatches. The global generators are left alone.
         verbose: 1 prints a table of metrics every `log_interval` iterations.
+        distributed: where torchrun started several processes: "ddp", each holds all weights; "fsdp2", each holds a piece of them
+            (`textenv.agents.distributed`); "auto": "ddp". One process alone takes no notice of it.
 
     Raises:
         ValueError: policy and environment disagree about their tokens; bad settings.
     """
 
+    learns_in_several = True
     settings_names = (
-        *Learner.settings_names, "learning_rate", "n_episodes", "batch_size", "micro_batch_size", "n_epochs", "advantage",
-        "advantage_level", "group_size", "dynamic_sampling", "gamma", "gae_lambda", "normalize_advantage", "clip_range",
-        "clip_range_high", "clip_range_vf", "loss_aggregation", "ent_coef", "vf_coef", "max_grad_norm", "target_kl", "kl_target",
-        "kl_horizon", "kl_in", "kl_estimator", "reference_sync_every", "reference_mixing", "value_learning_rate", "value_warmup",
+        *Learner.settings_names, "learning_rate", "n_episodes", "batch_size", "micro_batch_size", "micro_batch_tokens", "n_epochs",
+        "advantage", "advantage_level", "group_size", "dynamic_sampling", "gamma", "gae_lambda", "normalize_advantage",
+        "clip_range", "clip_range_high", "clip_range_vf", "loss_aggregation", "ent_coef", "vf_coef", "max_grad_norm", "target_kl",
+        "kl_target", "kl_horizon", "kl_in", "kl_estimator", "reference_sync_every", "reference_mixing", "value_learning_rate",
+        "value_warmup", "recompute_log_probs", "engine_is_cap",
     )  # fmt: skip
 
     def __init__(
@@ -110,6 +127,8 @@ class TokenPPO(PPOIteration):
         n_episodes: int = 64,
         batch_size: int = 16,
         micro_batch_size: int | None = None,
+        micro_batch_tokens: int | None = None,
+        recompute_log_probs: bool = False,
         n_epochs: int = 4,
         advantage: str = "gae",
         advantage_level: str = "token",
@@ -131,22 +150,28 @@ class TokenPPO(PPOIteration):
         kl_horizon: float = 10_000,
         kl_in: str | None = None,
         kl_estimator: str | None = None,
-        reference: LMPolicy | None = None,
+        reference: Any = None,
         reference_sync_every: int | None = None,
         reference_mixing: float = 1.0,
         value_model: Any = None,
         value_learning_rate: float | Schedule | None = None,
         value_warmup: int = 0,
         nlpo: NLPO | Mapping[str, Any] | None = None,
+        engine: RolloutEngine | None = None,
+        engine_is_cap: float | None = None,
         lora: Any = None,
         gradient_checkpointing: bool = False,
+        frozen_layers: int = 0,
+        precision: Precision = "auto",
         temperature: float = 1.0,
         tensorboard_log: str | None = None,
         seed: int | None = None,
         device: str | torch.device = "auto",
         verbose: int = 0,
+        distributed: str = "auto",
     ) -> None:
         one_of(ESTIMATORS, advantage=advantage)
+        one_of(("auto", "ddp", "fsdp2"), distributed=distributed)
         usual = ESTIMATORS[advantage]
         self.advantage, self.advantage_level, self.dynamic_sampling = advantage, advantage_level, dynamic_sampling
         self.group_size = usual.group_size if group_size is None else group_size
@@ -156,6 +181,8 @@ class TokenPPO(PPOIteration):
         self.kl_estimator = kl_estimator or ("k1" if self.kl_in == "reward" else "k3")
         self.n_episodes, self.batch_size, self.n_epochs = n_episodes, batch_size, n_epochs
         self.micro_batch_size = batch_size if micro_batch_size is None else micro_batch_size
+        self.recompute_log_probs = recompute_log_probs
+        self.micro_batch_tokens = micro_batch_tokens
         self.learning_rate, self.clip_range, self.clip_range_vf = learning_rate, clip_range, clip_range_vf
         self.clip_range_high, self.gamma, self.gae_lambda = clip_range_high, gamma, gae_lambda
         self.ent_coef, self.vf_coef, self.max_grad_norm, self.target_kl = ent_coef, vf_coef, max_grad_norm, target_kl
@@ -163,15 +190,19 @@ class TokenPPO(PPOIteration):
         self.value_learning_rate, self.value_warmup = value_learning_rate, value_warmup
         self.nlpo = NLPO(**nlpo) if isinstance(nlpo, Mapping) else nlpo
         self.kl = KLCoefficient(kl_coef, target=kl_target, horizon=kl_horizon)
-        self._check(value_model)
+        self.engine_is_cap = engine_is_cap
+        self._check(value_model, engine)
         super().__init__(
             policy, env, reference=reference or True, temperature=temperature, tensorboard_log=tensorboard_log, seed=seed,
-            device=device, verbose=verbose, lora=lora, gradient_checkpointing=gradient_checkpointing,
+            device=device, verbose=verbose, lora=lora, gradient_checkpointing=gradient_checkpointing, precision=precision,
+            frozen_layers=frozen_layers,
         )  # fmt: skip
         if self.reference_mixing < 1 and _shapes(self.reference) != _shapes(self.policy):
             raise ValueError(f"reference_mixing={reference_mixing} mixes like weights, which this reference has not; leave it at 1")
         self.value_model = None if value_model in (None, False) else ValueModel(value_model, self.policy, env)
-        self.sampler = self.policy if self.nlpo is None else MaskedPolicy(self.policy, self.nlpo)
+        self._distribute(distributed, alone=engine is not None or self.nlpo is not None)
+        self.engine: RolloutEngine = self.policy if engine is None else engine
+        self.sampler = self.engine if self.nlpo is None else MaskedPolicy(self.policy, self.nlpo)
         self.optimizer = adam(self.policy, self.value_model, self.rates(1.0))
         self.n_trained = 0
         self._remaining = 1.0
@@ -200,16 +231,22 @@ class TokenPPO(PPOIteration):
                 timing = Timing()
                 if isinstance(self.sampler, MaskedPolicy):
                     self.sampler.forget()
-                episodes, groups, tokens, _ = rollout_groups(
-                    self.env, self.sampler, self.n_episodes, self.generator, group_size=self.group_size,
-                    rounds=self.dynamic_sampling, timing=timing,
-                )  # fmt: skip
+                with gathered(self.policy):
+                    self.engine.sync_weights(self.policy)
+                    self.world.wait()  # one engine may be several processes'
+                    episodes, groups, tokens, _, recorded = rollout_groups(
+                        self.env, self.sampler, self.n_episodes, self.generator, group_size=self.group_size,
+                        rounds=self.dynamic_sampling, timing=timing, world=self.world,
+                    )  # fmt: skip
+                if isinstance(self.sampler, MaskedPolicy):
+                    self.sampler.share(self.world)
                 self.num_timesteps += tokens
                 if not run.step(episodes=episodes):
                     break
                 run.calls.on_rollout_end()
                 sampled = time.perf_counter()
-                batch, beta = self.prepare(episodes, groups), self.kl.value
+                batch, beta = self.prepare(episodes, groups, recorded), self.kl.value
+                batch, gap = (batch, {}) if self.engine is self.policy else met(batch, recorded, self.engine_is_cap)
                 self.train(batch)
                 seconds = time.perf_counter() - sampled
                 penalty = 0.0
@@ -219,21 +256,40 @@ class TokenPPO(PPOIteration):
                     self.logger, self.env, batch, timing, seconds, kl_coef=beta, penalty=penalty,
                     groups=groups if self.group_size > 1 else None,
                 )  # fmt: skip
+                for name, number in gap.items():
+                    self.logger.record(name, number)
                 run.iterated(log_interval)
         return self
 
-    def _check(self, value_model: Any) -> None:
+    def _distribute(self, strategy: str, *, alone: bool) -> None:
+        """Equal weights on all processes; or of each weight a piece, unless something reads them alone."""
+        self.world.same_weights(self.policy, self.reference, self.value_model)
+        if self.world.size == 1 or strategy != "fsdp2":
+            return
+        if alone or self.policy.adapted or self.policy.frozen is not None:
+            raise ValueError(
+                "distributed='fsdp2' takes no lora, frozen_layers, nlpo or engine: they share or copy weights; use 'ddp'"
+            )
+        if self.reference_sync_every is not None and _shapes(self.reference) != _shapes(self.policy):
+            raise ValueError("distributed='fsdp2' synchronises piece by piece, and the reference is another model; use 'ddp'")
+        for network in (self.policy, self.reference, self.value_model):
+            if network is not None:
+                shard(network, self.world.device)
+
+    def _check(self, value_model: Any, engine: RolloutEngine | None) -> None:
         """Refuse settings that cannot be, before anything is loaded."""
         at_least(1, n_episodes=self.n_episodes, batch_size=self.batch_size, n_epochs=self.n_epochs, group_size=self.group_size)
-        at_least(1, reference_sync_every=self.reference_sync_every)
+        at_least(1, reference_sync_every=self.reference_sync_every, micro_batch_tokens=self.micro_batch_tokens)
+        at_least(1, micro_batch_size=self.micro_batch_size)
         at_least(0, dynamic_sampling=self.dynamic_sampling, value_warmup=self.value_warmup)
+        within(0, float("inf"), learning_rate=self.learning_rate)
+        within(0, 1, gamma=self.gamma, gae_lambda=self.gae_lambda)
+        above(0, max_grad_norm=self.max_grad_norm)
         one_of(LEVELS, advantage_level=self.advantage_level)
         one_of(AGGREGATIONS, loss_aggregation=self.loss_aggregation)
         one_of(("reward", "loss"), kl_in=self.kl_in)
         one_of(KL_ESTIMATORS, kl_estimator=self.kl_estimator)
         size, name = self.group_size, self.advantage
-        if not 1 <= self.micro_batch_size <= self.batch_size:
-            raise ValueError(f"micro_batch_size must lie in 1..batch_size={self.batch_size}, got {self.micro_batch_size}")
         if ESTIMATORS[name].compares and size < 2:
             raise ValueError(f"advantage={name!r} compares the texts of one prompt: group_size must be at least 2, got {size}")
         if self.n_episodes % size:
@@ -248,6 +304,10 @@ class TokenPPO(PPOIteration):
         for setting, value in given.items():
             if value and not self.learns_value:
                 raise ValueError(f"{setting}={value!r}, but advantage={name!r} learns no value; leave it out, or use 'gae'")
+        if engine is not None and self.nlpo is not None:
+            raise ValueError("nlpo samples under a mask that an engine does not know; leave one of the two out")
+        if self.engine_is_cap is not None and (engine is None or self.engine_is_cap < 1):
+            raise ValueError(f"engine_is_cap={self.engine_is_cap} weights the texts of an engine=, by at most a number from 1 on")
         if self.kl_in == "loss" and self.kl_estimator == "k1":
             warnings.warn("the gradient of k1 in the loss has mean zero, so it keeps nothing near: use 'k2' or 'k3'", stacklevel=3)
 

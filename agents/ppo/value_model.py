@@ -5,8 +5,9 @@ train a second model, usually at another learning rate, and often for a while be
 
 1. It begins as a copy of the policy, or as any language model with the same tokens (a smaller one, a reward model's trunk);
    its head begins at zero, so that the first advantages are the returns.
-2. It reads prompts and texts exactly as a policy does, but makes no logits: its language head is passed by.
-3. With LoRA a copy has an adapter of its own on the policy's frozen base.
+2. It reads prompts and texts exactly as a policy does, but makes no logits of them: its language head is passed by.
+3. It computes in the policy's precision, and with gradient checkpointing as the policy does. A copy shares its frozen layers.
+4. With LoRA a copy has an adapter of its own on the policy's frozen base.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from textenv.agents.policy import LMPolicy
+from textenv.agents.reading import read_texts
 from textenv.generation import ActionRule
 from textenv.models import headless
 
@@ -55,15 +57,18 @@ class ValueModel(nn.Module):
             raise ValueError(
                 "the value model that was saved has no name to make it by: load(..., value_model=one of the same kind)"
             )
+        like: dict[str, Any] = {
+            "device": policy.device, "precision": policy.precision, "gradient_checkpointing": policy.gradient_checkpointing,
+        }  # fmt: skip
         if self.source == "separate":
             self.reader = policy.copy()
         elif isinstance(source, LMPolicy):
             self.reader = source.copy()
         elif named:
             with headless():  # its language head is passed by: a reward model, which has none, will do
-                self.reader = LMPolicy(source, device=policy.device)
+                self.reader = LMPolicy(source, **like)
         elif isinstance(source, nn.Module):
-            self.reader = LMPolicy(copy.deepcopy(source), device=policy.device)
+            self.reader = LMPolicy(copy.deepcopy(source), **like)
         else:
             raise TypeError(f'value_model takes None, "separate", a language model or its name, got {source!r}')
         if not self.reader.adapted:
@@ -71,27 +76,21 @@ class ValueModel(nn.Module):
         nn.init.zeros_(self.reader.value_head.weight)
         nn.init.zeros_(self.reader.value_head.bias)
         self.reader.fit_to(env)
-        self.reader.layout.head.forward = _first_column
 
-    def forward(self, prompts: Sequence[Ids], texts: Sequence[Ids], rule: ActionRule) -> Tensor:
+    def forward(
+        self, prompts: Sequence[Ids], texts: Sequence[Ids], rule: ActionRule, *, lower: Sequence[Tensor] | None = None
+    ) -> Tensor:
         """Values (N,) of the states before each token; differentiable.
 
         Args:
             prompts: B arrays (P_b,).
             texts: B arrays (T_b,).
             rule: of the environment.
+            lower: what its frozen layers put out for these texts (`LMPolicy.lower_states`), if it shares the policy's.
         """
-        reader = self.reader
-        layout = reader.layout
-        with reader.autocast():
-            hidden, _ = layout.read(layout.positions(layout.prompts(prompts, rule.prompt_end), texts))
-        values: Tensor = reader.value_head(hidden.float()).squeeze(1)
+        hidden, _, _ = read_texts(self.reader, prompts, texts, rule, lower=lower)
+        values: Tensor = self.reader.value_head(hidden.float()).squeeze(1)
         return values
-
-
-def _first_column(hidden: Tensor) -> Tensor:
-    """In the place of the language head, whose logits nobody reads."""
-    return hidden[..., :1]
 
 
 def adam(policy: LMPolicy, value_model: ValueModel | None, rates: Sequence[float]) -> torch.optim.Optimizer:

@@ -13,14 +13,16 @@ The margins m of the bases are in `losses`, L_reg and its token rewards in `toke
 3. SELM's y_ref is the reference's greedy text, as in its released code (with sampled texts the term's gradient would vanish
    on average at π = π_ref); it joins the ranking where texts are ranked;
 4. a learning rate that is a number is a peak: it rises over the first tenth of a run and falls along a cosine (the settings of
-   SimPO, T-REG and SELM). Dropout is off.
+   SimPO, T-REG and SELM). Dropout is off;
+5. a run over given pairs that was cut, saved, loaded and goes on for what it had left makes the same updates as one that was
+   not: the rate is a function of the timesteps alone, and the order of the pass is kept. A round that was cut begins anew.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Self
 
@@ -29,6 +31,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 
+from textenv.agents.checks import above, at_least, within
 from textenv.agents.learner import Learner, Run
 from textenv.agents.policy import LMPolicy
 from textenv.agents.preferences.losses import Base, PreferenceLoss
@@ -37,6 +40,7 @@ from textenv.agents.preferences.pairs import Pair, SampledPairs, read_for, readi
 from textenv.agents.preferences.token_regularization import TokenSource, load_token_source
 from textenv.agents.rollout import Timing
 from textenv.fitting.training import learning_rate_factor
+from textenv.precision import Precision
 
 __all__ = ["DPO", "PreferenceLearner", "SimPO", "TREG"]
 
@@ -57,8 +61,7 @@ class PreferenceLearner(Learner):
             stand.
         pairs: a file (.jsonl, .csv, .parquet; prompt, chosen, rejected), a `datasets.Dataset`, rows, or `Pair`s of token ids
             (of `sample_pairs`); None: sampled and ranked in `env`, round by round.
-        columns: where data have prompt, context, chosen and rejected.
-        max_new_tokens: without `env`, longer texts do not fit; default: the longest.
+        columns: where data have prompt, context, chosen, rejected. max_new_tokens: without `env`; default: the longest text's.
         loss: the base: "dpo", "simpo", "tdpo1", "tdpo2".
         beta: β; default: 0.1, SimPO's 2.0. gamma_ratio: SimPO's γ/β. tdpo_alpha: TDPO-2's α.
         treg_alpha: of T-REG (the paper: 0.1, 0.25 or 0.5; 0: off). treg_weight: "pair" is w; "static" is 1, a control.
@@ -69,8 +72,8 @@ class PreferenceLearner(Learner):
         batch_size: pairs an optimizer step. micro_batch_size: pairs a forward pass; default: `batch_size`.
         learning_rate: its peak, or a schedule of the remaining share of the run (1 → 0).
         weight_decay, max_grad_norm: as in AdamW and its usual company.
-        reference: the frozen policy; default: a copy of the policy as it is now, where the loss reads one.
-        lora, gradient_checkpointing, temperature, device: of a policy that is made here (as for `LMPolicy`).
+        reference: the frozen policy, or what one is made from; default: the policy as it is now, where the loss reads one.
+        lora, gradient_checkpointing, precision, temperature, device: of a policy that is made here (as for `LMPolicy`).
         tensorboard_log, seed, verbose: as in `Learner`.
 
     Raises:
@@ -108,21 +111,20 @@ class PreferenceLearner(Learner):
         learning_rate: float | Schedule = 1e-4,
         weight_decay: float = 0.0,
         max_grad_norm: float = 1.0,
-        reference: LMPolicy | None = None,
+        reference: Any = None,
         lora: Any = None,
         gradient_checkpointing: bool = False,
+        precision: Precision = "auto",
         temperature: float = 1.0,
         tensorboard_log: str | None = None,
         seed: int | None = None,
         device: str | torch.device = "auto",
         verbose: int = 0,
     ) -> None:
-        counts = {"n_prompts": n_prompts, "n_samples": n_samples, "n_epochs": n_epochs, "batch_size": batch_size}
-        for name, count in counts.items():
-            if count < (least := 2 if name == "n_samples" else 1):
-                raise ValueError(f"{name} must be at least {least}, got {count}")
-        if micro_batch_size is not None and not 1 <= micro_batch_size <= batch_size:
-            raise ValueError(f"micro_batch_size must lie in 1..batch_size={batch_size}, got {micro_batch_size}")
+        at_least(1, n_prompts=n_prompts, n_epochs=n_epochs, batch_size=batch_size, micro_batch_size=micro_batch_size)
+        at_least(2, n_samples=n_samples)
+        within(0, float("inf"), learning_rate=learning_rate, weight_decay=weight_decay)
+        above(0, max_grad_norm=max_grad_norm)
         if env is None and pairs is None:
             raise ValueError("give pairs= (a file, rows), or env=, a text environment in which pairs are sampled and ranked")
         if treg_alpha and token_source is None:
@@ -131,7 +133,7 @@ class PreferenceLearner(Learner):
         self.treg_alpha, self.treg_weight, self.token_source, self.selm_alpha = treg_alpha, treg_weight, token_source, selm_alpha
         base = PreferenceLoss(loss, (2.0 if loss == "simpo" else 0.1) if beta is None else beta, gamma_ratio, tdpo_alpha)
         self.objective = PairObjective(base, treg_alpha, selm_alpha, treg_weight)
-        model: dict[str, Any] = {"lora": lora, "gradient_checkpointing": gradient_checkpointing}
+        model: dict[str, Any] = {"lora": lora, "gradient_checkpointing": gradient_checkpointing, "precision": precision}
         made = policy if isinstance(policy, LMPolicy) else LMPolicy(policy, temperature=temperature, device=device, **model)
         self.reading, self.pairs = read_for(pairs, columns, env, made, max_new_tokens)
         needed = self.objective.needs_reference or (treg_alpha > 0 and not callable(token_source))
@@ -139,14 +141,13 @@ class PreferenceLearner(Learner):
             made, env, rule=self.reading.action_rule, reference=reference or needed or None, tensorboard_log=tensorboard_log,
             seed=seed, verbose=verbose, **(model if made is policy else {}),
         )  # fmt: skip
-        if reference is None and self.reference is not None and made is not policy:
-            self.reference.source = made.source  # nobody has trained what was made here: its name finds it again
         self._reading_rule = reading_rule(self.rule, self.pairs or ())
         self.n_prompts, self.n_samples, self.n_epochs, self.update_reference = n_prompts, n_samples, n_epochs, update_reference
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size or batch_size
         self.learning_rate, self.weight_decay, self.max_grad_norm = learning_rate, weight_decay, max_grad_norm
         self._source: TokenSource | None = None
         self._prepared: list[Prepared] | None = None
+        self._order: list[int] = []  # what is left of a pass over given pairs
         trained = [p for p in self.policy.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=self._rate(0.0), weight_decay=weight_decay, fused=True)
 
@@ -172,8 +173,7 @@ class PreferenceLearner(Learner):
             ValueError: pairs are sampled, and in the whole run no two texts of one prompt differed in score.
             FloatingPointError: a loss that is not finite.
         """
-        name = tb_log_name or type(self).__name__
-        with self.running(total_timesteps, callback, name, reset_num_timesteps, progress_bar) as run:
+        with self.running(total_timesteps, callback, tb_log_name or type(self).__name__, reset_num_timesteps, progress_bar) as run:
             if self.pairs is None:
                 self._rounds(run)
             else:
@@ -203,13 +203,13 @@ class PreferenceLearner(Learner):
             self._prepared = self._prepare(pairs)
         going = True
         while going:
-            for batch in self._batches(self._prepared):
-                self._update(batch, (self.num_timesteps - run.first) / (run.total - run.first))
-                self.num_timesteps += sum(len(one.pair) for one in batch)
-                going = run.step(pairs=[one.pair for one in batch]) and self.num_timesteps < run.total
-                run.iterated(log_interval)
-                if not going:
-                    break
+            self._order = self._order or self._shuffled(self._prepared)
+            rows, self._order = self._order[: self.batch_size], self._order[self.batch_size :]
+            batch = [self._prepared[i] for i in rows]
+            self._update(batch, 1.0 - run.remaining)
+            self.num_timesteps += sum(len(one.pair) for one in batch)
+            going = run.step(pairs=[one.pair for one in batch]) and self.num_timesteps < run.total
+            run.iterated(log_interval)
 
     def _rounds(self, run: Run) -> None:
         """Sample, rank, learn, again and again."""
@@ -217,18 +217,18 @@ class PreferenceLearner(Learner):
         while going and self.num_timesteps < run.total:
             if self.update_reference and self.reference is not None:
                 self.reference, self._source = self.policy.frozen_copy(), None
-                self.reference.source = None
             run.calls.on_rollout_start()
             begun = self.num_timesteps
             found = self._sample()
             made += len(found.pairs)
             run.calls.on_rollout_end()
             prepared = self._prepare(found.pairs)
-            batches = [batch for _ in range(self.n_epochs) for batch in self._batches(prepared)]
+            orders, size = [self._shuffled(prepared) for _ in range(self.n_epochs)], self.batch_size
+            batches = [[prepared[i] for i in order[at : at + size]] for order in orders for at in range(0, len(order), size)]
             end, sampled = max(run.total, self.num_timesteps), self.num_timesteps - begun
             going = bool(batches) or run.step(pairs=[], episodes=found.episodes)
             for k, batch in enumerate(batches):
-                self._update(batch, (begun + sampled * k / len(batches) - run.first) / (end - run.first))
+                self._update(batch, (begun + sampled * k / len(batches)) / end)
                 going = run.step(pairs=[one.pair for one in batch], episodes=found.episodes)
                 if not going:
                     break
@@ -259,11 +259,10 @@ class PreferenceLearner(Learner):
 
     # --- One step ----------------------------------------------------------------------------------------------------
 
-    def _batches(self, prepared: Sequence[Prepared]) -> Iterator[list[Prepared]]:
-        """One pass in a new order."""
-        order = torch.randperm(len(prepared), generator=self.generator).tolist()
-        for at in range(0, len(order), self.batch_size):
-            yield [prepared[i] for i in order[at : at + self.batch_size]]
+    def _shuffled(self, prepared: Sequence[Prepared]) -> list[int]:
+        """The order of one pass."""
+        order: list[int] = torch.randperm(len(prepared), generator=self.generator).tolist()
+        return order
 
     def _update(self, batch: Sequence[Prepared], through: float) -> None:
         """One optimizer step, at this share of the run."""
@@ -273,13 +272,13 @@ class PreferenceLearner(Learner):
         self.optimizer.zero_grad(set_to_none=True)
         for at in range(0, len(batch), self.micro_batch_size):
             out = self._losses(batch[at : at + self.micro_batch_size])
-            loss = out["train/loss"].sum() / len(batch)
-            if not torch.isfinite(loss):
+            sums = torch.stack([values.detach().sum() for values in out.values()]).tolist()  # a device is waited for once
+            for name, number in zip(out, sums, strict=True):
+                total[name] += number / len(batch)
+            if not np.isfinite(loss := total["train/loss"]):
                 way_out = "lower learning_rate, treg_alpha or selm_alpha"
-                raise FloatingPointError(f"the loss became {loss.item()} at update {self.n_updates}; {way_out}")
-            loss.backward()
-            for name, values in out.items():
-                total[name] += float(values.detach().sum()) / len(batch)
+                raise FloatingPointError(f"the loss became {loss} at update {self.n_updates}; {way_out}")
+            (out["train/loss"].sum() / len(batch)).backward()
         if self.treg_alpha:  # near 0 the regularizer has nothing to say
             total["treg/mean_abs_reward"] = float(np.mean([np.abs(rewards).mean() for one in batch for rewards in one.rewards]))
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -314,8 +313,8 @@ class PreferenceLearner(Learner):
         assert self.reference is not None  # SELM is made with one
         missing = [pair.chosen for pair in pairs if pair.explored is None]
         written = iter(self.reference.generate([text.prompt_tokens for text in missing], self.rule, None))
-        make = self.reading.episode
-        return [p if p.explored is not None else replace(p, explored=make(p.chosen.prompt, next(written))) for p in pairs]
+        read = self.reading.episode
+        return [p if p.explored is not None else replace(p, explored=read(p.chosen.prompt, next(written))) for p in pairs]
 
     # --- Checkpoints -------------------------------------------------------------------------------------------------
 
@@ -326,7 +325,11 @@ class PreferenceLearner(Learner):
         except TypeError:  # a model or a function somewhere inside
             state["settings"]["token_source"] = None
         state["settings"].setdefault("token_source", None)
-        return state
+        return {**state, "order": self._order}
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        super()._restore(state)
+        self._order = [i for i in state.get("order", ()) if i < len(self.pairs or ())]
 
 
 class DPO(PreferenceLearner):

@@ -21,6 +21,7 @@ from textenv.agents.policy import LMPolicy
 from textenv.agents.preferences.losses import PreferenceLoss, Texts, optimism, per_text, sequence_kl
 from textenv.agents.preferences.pairs import Pair
 from textenv.agents.preferences.token_regularization import TokenSource, regularizer, token_rewards
+from textenv.batching import by_length
 from textenv.episode import Episode
 from textenv.generation import ActionRule
 
@@ -84,9 +85,7 @@ class PairObjective:
         flat = [text for row in rows for text in row]
         logs, rewards = [0.0] * len(flat), [np.zeros(len(text)) for text in flat]
         if reference is not None and self.needs_reference:
-            order = sorted(range(len(flat)), key=lambda i: len(flat[i]))  # of like length together
-            for at in range(0, len(order), batch_size):
-                some = order[at : at + batch_size]
+            for some in by_length([len(text.prompt_tokens) + len(text) for text in flat], batch_size):
                 prompts, tokens = [flat[i].prompt_tokens for i in some], [flat[i].tokens for i in some]
                 found = per_text(reference.evaluate(prompts, tokens, rule).log_probs, [len(text) for text in tokens])
                 for i, value in zip(some, found.tolist(), strict=True):
@@ -153,5 +152,6 @@ def distributions(
     layout = policy.layout
     at = layout.positions(layout.prompts(prompts, rule.prompt_end), texts)
     with policy.autocast():
-        _, logits = layout.read(at)
+        hidden, head = layout.read(at)
+        logits = head(hidden)
     return rule.restrict(logits.float() / policy.temperature, at.steps).log_softmax(-1), at.actions

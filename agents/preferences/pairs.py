@@ -25,6 +25,7 @@ import torch
 
 from textenv.agents.policy import LMPolicy
 from textenv.agents.rollout import Timing, rollout
+from textenv.agents.targets import target_ids
 from textenv.data.preference_pairs import PreferencePair, read_pairs
 from textenv.data.records import Record, read_records
 from textenv.env import TextEnv
@@ -169,7 +170,7 @@ def _encoded(pairs: Sequence[PreferencePair], env: gym.Env[Any, Any], policy: LM
     """
     rule, encoded = env.get_wrapper_attr("action_rule"), []
     for pair in pairs:
-        both = (_ids(env.get_wrapper_attr("tokenizer"), text, policy) for text in (pair.chosen, pair.rejected))
+        both = (target_ids(env.get_wrapper_attr("tokenizer"), policy.model, text) for text in (pair.chosen, pair.rejected))
         chosen, rejected = (ids[:-1] if len(ids) == rule.max_new_tokens + 1 else ids for ids in both)  # the budget ends it
         longest = max(len(chosen), len(rejected))
         (read,) = policy.layout.prompts([env.get_wrapper_attr("prompt_tokens")(pair.prompt)], rule.prompt_end)
@@ -206,19 +207,12 @@ def _environment_of(pairs: Sequence[PreferencePair], policy: LMPolicy, max_new_t
     prompts = list({pair.prompt.text: pair.prompt for pair in pairs}.values())
     longest = max(len(prompt_ids(tokenizer, prompt.text)) for prompt in prompts)
     texts = {text for pair in pairs for text in (pair.chosen, pair.rejected)}
-    budget = max_new_tokens or max(len(_ids(tokenizer, text, policy)) for text in texts)
+    budget = max_new_tokens or max(len(target_ids(tokenizer, policy.model, text)) for text in texts)
     return TextEnv(_Given(prompts, _no_score), tokenizer, max_prompt_tokens=longest, max_new_tokens=budget)
 
 
 def _score(episode: Episode) -> float:
     return episode.score
-
-
-def _ids(tokenizer: Any, text: str, policy: LMPolicy) -> list[int]:
-    """The ids of a text that was written elsewhere, EOS behind it."""
-    encoder = bool(getattr(policy.model.config, "is_encoder_decoder", False))
-    ids = list(tokenizer(text_target=text, add_special_tokens=encoder)["input_ids"])
-    return ids if ids and ids[-1] == tokenizer.eos_token_id else [*ids, int(tokenizer.eos_token_id)]
 
 
 class _Given(Task):

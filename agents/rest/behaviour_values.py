@@ -2,6 +2,7 @@
 
 The behaviour value of ReST's offline losses (Gulcehre et al. 2023, arXiv 2308.08998, appendix A.8.4): a copy of the policy with a
 value head, fitted once to the Monte-Carlo returns of all grown data, filtered or not. No bootstrapping, no importance weights.
+Forward passes read `micro_batch_size` texts, whatever the size of a minibatch.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from textenv.agents.policy import LMPolicy
+from textenv.batching import by_length
 from textenv.episode import Episode
 from textenv.fitting.training import fit
 from textenv.generation import ActionRule
@@ -21,7 +23,6 @@ from textenv.generation import ActionRule
 __all__ = ["behaviour_advantages", "discounted", "log_probs_of_texts"]
 
 Floats = NDArray[np.float64]
-PART = 64  # texts a forward pass without gradients
 
 
 def discounted(rewards: Floats, gamma: float) -> Floats:
@@ -46,6 +47,7 @@ def behaviour_advantages(
     updates: int = 200,
     learning_rate: float = 1e-4,
     batch_size: int = 16,
+    micro_batch_size: int = 16,
 ) -> list[Floats]:
     """A_t = G_t − V^β(s_t) of each token: V^β is a copy of the policy, fitted to G on all the data (ReST A.8.4).
 
@@ -61,20 +63,23 @@ def behaviour_advantages(
             for at in range(0, len(order), batch_size):
                 yield order[at : at + batch_size]
 
-    def loss(module: LMPolicy, rows: list[int]) -> Tensor:
+    def losses(module: LMPolicy, rows: list[int]) -> Iterator[Tensor]:
         module.eval()  # dropout would draw from the global generator
-        values = _values(module, [episodes[i] for i in rows], rule)
-        wanted = torch.from_numpy(np.concatenate([returns[i] for i in rows])).to(values)
-        return torch.nn.functional.mse_loss(values, wanted)
+        tokens = sum(len(episodes[i]) for i in rows)
+        for at in range(0, len(rows), micro_batch_size):
+            some = rows[at : at + micro_batch_size]
+            values = _values(module, [episodes[i] for i in some], rule)
+            wanted = torch.from_numpy(np.concatenate([returns[i] for i in some])).to(values)
+            yield torch.nn.functional.mse_loss(values, wanted, reduction="sum") / tokens
 
     if updates:
-        fit(critic, batches(), loss, steps=updates, learning_rate=learning_rate)
-    out: list[Floats] = []
+        fit(critic, batches(), losses, steps=updates, learning_rate=learning_rate)
+    out = list(returns)
     with torch.no_grad():
-        for at in range(0, len(episodes), PART):
-            part = episodes[at : at + PART]
-            values = _split(_values(critic, part, rule), part)
-            out += [g - v for g, v in zip(returns[at : at + PART], values, strict=True)]
+        for rows in _batches(episodes, micro_batch_size):
+            part = [episodes[i] for i in rows]
+            for i, values in zip(rows, _split(_values(critic, part, rule), part), strict=True):
+                out[i] = returns[i] - values
     return out
 
 
@@ -82,15 +87,22 @@ def _values(policy: LMPolicy, episodes: Sequence[Episode], rule: ActionRule) -> 
     return policy.evaluate([e.prompt_tokens for e in episodes], [e.tokens for e in episodes], rule).values
 
 
-def log_probs_of_texts(policy: LMPolicy, episodes: Sequence[Episode], rule: ActionRule) -> list[Floats]:
+def log_probs_of_texts(
+    policy: LMPolicy, episodes: Sequence[Episode], rule: ActionRule, *, micro_batch_size: int = 16
+) -> list[Floats]:
     """log π of each token, (T,) a text, without gradients."""
-    out: list[Floats] = []
+    out = [np.zeros(len(episode)) for episode in episodes]
     with torch.no_grad():
-        for at in range(0, len(episodes), PART):
-            part = episodes[at : at + PART]
+        for rows in _batches(episodes, micro_batch_size):
+            part = [episodes[i] for i in rows]
             found = policy.evaluate([e.prompt_tokens for e in part], [e.tokens for e in part], rule).log_probs
-            out += _split(found, part)
+            for i, values in zip(rows, _split(found, part), strict=True):
+                out[i] = values
     return out
+
+
+def _batches(episodes: Sequence[Episode], micro_batch_size: int) -> list[list[int]]:
+    return by_length([len(episode.prompt_tokens) + len(episode) for episode in episodes], micro_batch_size)
 
 
 def _split(flat: Tensor, episodes: Sequence[Episode]) -> list[Floats]:

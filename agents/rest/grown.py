@@ -25,10 +25,11 @@ from numpy.typing import NDArray
 from textenv.agents.policy import LMPolicy
 from textenv.agents.rest.thresholds import ThresholdKind, cut, filtered, most_of_each
 from textenv.agents.rollout import Timing, rollout
+from textenv.agents.targets import target_ids
 from textenv.episode import Episode, Prompt
 from textenv.generation import ActionRule
 
-__all__ = ["FilterBy", "GrownData", "credited", "encode_text", "grow", "reference_episodes", "sampling_temperature"]
+__all__ = ["FilterBy", "GrownData", "credited", "grow", "reference_episodes", "sampling_temperature"]
 
 FilterBy = Literal["score", "return"]
 CHUNK = 1024  # texts sampled and judged together
@@ -178,7 +179,7 @@ def grow(
 def reference_episodes(env: gym.Env[Any, Any], policy: LMPolicy, prompts: Sequence[Prompt]) -> tuple[list[Episode], int]:
     """The references of prompts as credited episodes, and how many were left out because they exceed the token budget."""
     budget, make = env.get_wrapper_attr("action_rule").max_new_tokens, env.get_wrapper_attr("episode")
-    pairs = [(prompt, encode_text(policy, text)) for prompt in prompts for text in prompt.references]
+    pairs = [(prompt, target_ids(policy.tokenizer, policy.model, text)) for prompt in prompts for text in prompt.references]
     fitting = [make(prompt, ids) for prompt, ids in pairs if len(ids) <= budget]
     return credited(env, fitting), len(pairs) - len(fitting)
 
@@ -189,11 +190,3 @@ def credited(env: gym.Env[Any, Any], episodes: Sequence[Episode]) -> list[Episod
     for at in range(0, len(episodes), CHUNK):
         out += env.get_wrapper_attr("credit")(episodes[at : at + CHUNK])
     return out
-
-
-def encode_text(policy: LMPolicy, text: str) -> list[int]:
-    """The ids of a text that was written elsewhere, EOS behind it."""
-    tokenizer = policy.tokenizer
-    encoder = bool(getattr(policy.model.config, "is_encoder_decoder", False))
-    ids = list(tokenizer(text_target=text, add_special_tokens=encoder)["input_ids"])
-    return ids if ids and ids[-1] == tokenizer.eos_token_id else [*ids, int(tokenizer.eos_token_id)]

@@ -31,7 +31,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textenv.agents.policy import LMPolicy
-from textenv.agents.rest.grown import GrownData, credited, encode_text, reference_episodes
+from textenv.agents.rest.grown import GrownData, credited, reference_episodes
+from textenv.agents.targets import target_ids
 from textenv.data.records import Record, lookup, read_records, text_at, texts_at
 from textenv.episode import Episode, Prompt
 
@@ -191,7 +192,7 @@ def _episodes(
         if "tokens" in given:
             yield _sampled(record, names, given, prompt, env), original, False
             continue
-        ids = encode_text(policy, text_at(record, names["text"]))
+        ids = target_ids(policy.tokenizer, policy.model, text_at(record, names["text"]))
         if len(ids) > budget:
             longer += 1
             continue

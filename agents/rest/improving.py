@@ -111,26 +111,28 @@ class Improver:
         parts = torch.tensor([len(e) for e in episodes]).split(self.micro_batch_size)
         pieces = [None] * len(parts) if weights is None else weights.split([int(part.sum()) for part in parts])
         self.optimizer.zero_grad(set_to_none=True)
-        total = {"loss": 0.0, "nll": 0.0}
+        sums: dict[str, Tensor] = {}  # read at the end: a device is waited for once an update
         for i, piece in enumerate(pieces):
             part = episodes[i * self.micro_batch_size : (i + 1) * self.micro_batch_size]
             log_probs, kl = self._read(part)
             value = -(log_probs if piece is None else piece * log_probs).sum() / tokens
+            read = {"nll": -log_probs.detach().sum() / tokens}
             if kl is not None:
                 value = value + share * kl.sum() / tokens
-                total["kl"] = total.get("kl", 0.0) + float(kl.detach().sum()) / tokens
+                read["kl"] = kl.detach().sum() / tokens
             value.backward()
-            total["loss"] += float(value.detach())
-            total["nll"] -= float(log_probs.detach().sum()) / tokens
+            for name, number in {"loss": value.detach(), **read}.items():
+                sums[name] = sums[name] + number if name in sums else number
         norm = torch.nn.utils.clip_grad_norm_(self.trained, self.max_grad_norm)
-        if not (np.isfinite(total["loss"]) and torch.isfinite(norm)):
-            raise FloatingPointError(
-                f"update {step}: the loss is {total['loss']}, its gradient's norm {float(norm)}; lower learning_rate ({rate})"
-            )
+        sums["grad_norm"] = norm
+        total = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
+        if not np.isfinite([total["loss"], total["grad_norm"]]).all():
+            found = f"the loss is {total['loss']}, its gradient's norm {total['grad_norm']}"
+            raise FloatingPointError(f"update {step}: {found}; lower learning_rate ({rate})")
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
-        return {**total, "grad_norm": float(norm)}
+        return total
 
     def _weights(self, episodes: Sequence[Episode], signal: Sequence[NDArray[np.float64]] | None) -> Tensor | None:
         """w (N,) of the whole minibatch, however it is cut; None: 1."""

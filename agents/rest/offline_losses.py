@@ -55,9 +55,20 @@ class OfflineLoss:
     anchored: ClassVar[bool] = False
 
     def signal(
-        self, policy: LMPolicy, episodes: Sequence[Episode], rule: ActionRule, generator: torch.Generator
+        self,
+        policy: LMPolicy,
+        episodes: Sequence[Episode],
+        rule: ActionRule,
+        generator: torch.Generator,
+        *,
+        micro_batch_size: int = 16,
     ) -> list[Floats] | None:
-        """What is fixed about each token of the grown data, (T,) a text; None: nothing is asked for."""
+        """What is fixed about each token of the grown data, (T,) a text; None: nothing is asked for.
+
+        Args:
+            generator: of whatever is drawn.
+            micro_batch_size: texts a forward pass.
+        """
         return None
 
     def weights(self, signal: Tensor | None, lagged: Tensor | None) -> Tensor | None:
@@ -110,9 +121,17 @@ class GOLD(OfflineLoss):
         if self.horizon < 0 or self.sync_every < 1:
             raise ValueError(f"GOLD needs horizon >= 0 and sync_every >= 1, got {self.horizon} and {self.sync_every}")
 
-    def signal(self, policy: LMPolicy, episodes: Sequence[Episode], rule: ActionRule, generator: torch.Generator) -> list[Floats]:
+    def signal(
+        self,
+        policy: LMPolicy,
+        episodes: Sequence[Episode],
+        rule: ActionRule,
+        generator: torch.Generator,
+        *,
+        micro_batch_size: int = 16,
+    ) -> list[Floats]:
         """Q of each token, under the policy as the Grow step ended with it: p_MLE."""
-        log_p = log_probs_of_texts(policy, episodes, rule)
+        log_p = log_probs_of_texts(policy, episodes, rule, micro_batch_size=micro_batch_size)
         rewards = [np.exp(row) if self.kind == "s" else row - self.baseline for row in log_p]
         return [self.returns(np.maximum(self.reward_floor, row)) for row in rewards]
 
@@ -144,11 +163,19 @@ class OfflineAC(OfflineLoss):
 
     name = "offline_ac"
 
-    def signal(self, policy: LMPolicy, episodes: Sequence[Episode], rule: ActionRule, generator: torch.Generator) -> list[Floats]:
+    def signal(
+        self,
+        policy: LMPolicy,
+        episodes: Sequence[Episode],
+        rule: ActionRule,
+        generator: torch.Generator,
+        *,
+        micro_batch_size: int = 16,
+    ) -> list[Floats]:
         """A of each token."""
         return behaviour_advantages(
             policy, episodes, rule, generator, gamma=self.gamma, updates=self.value_updates,
-            learning_rate=self.value_learning_rate, batch_size=self.value_batch_size,
+            learning_rate=self.value_learning_rate, batch_size=self.value_batch_size, micro_batch_size=micro_batch_size,
         )  # fmt: skip
 
     def weights(self, signal: Tensor | None, lagged: Tensor | None) -> Tensor:
@@ -217,13 +244,14 @@ def best_eta(advantages: Tensor, epsilon: float) -> float:
 
     Where all advantages are equal the weights are equal under every η, and the answer is as small as it gets.
     """
-    a = (advantages - advantages.max()).double()  # the maximum shifts the dual by a constant
+    a = advantages.detach().double().cpu().numpy()  # here, once: a device would be waited for in each of 120 evaluations
+    a = a - a.max()  # shifts the dual by a constant
     scale = max(float(-a.min()), 1e-8)
     low, high, ratio = np.log(scale * 1e-3), np.log(scale * 1e3 / epsilon), (5**0.5 - 1) / 2
 
     def dual(log_eta: float) -> float:
         eta = float(np.exp(log_eta))
-        return eta * epsilon + eta * (float((a / eta).logsumexp(0)) - float(np.log(len(a))))
+        return float(eta * epsilon + eta * np.log(np.exp(a / eta).mean()))  # the largest exponent is 0
 
     for _ in range(60):
         left, right = high - ratio * (high - low), low + ratio * (high - low)

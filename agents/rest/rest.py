@@ -32,7 +32,6 @@ import torch
 from stable_baselines3.common.type_aliases import MaybeCallback
 from torch import Tensor
 
-from textenv.agents import lora as adapters
 from textenv.agents.learner import Learner
 from textenv.agents.rest.grown import FilterBy, GrownData
 from textenv.agents.rest.grown_files import load_grown, save_grown
@@ -41,7 +40,7 @@ from textenv.agents.rest.offline_losses import OfflineLoss, loss_settings, offli
 from textenv.agents.rest.state import Progress, read_tensors, write_tensors
 from textenv.agents.rest.steps import GrowAndImprove
 from textenv.agents.rest.thresholds import ThresholdKind
-from textenv.saving import atomic_directory
+from textenv.precision import Precision
 
 __all__ = ["ReST"]
 
@@ -83,7 +82,7 @@ class ReST(GrowAndImprove):
         batch_size, micro_batch_size: texts an optimizer step, and a forward pass (default: the same).
         eval_every: updates between two held-out measurements (default: a fifth of `updates`). patience: after so many
             without a new best the Improve step ends. eval_prompts: how many prompts, the first ones (default: all).
-        tensorboard_log, seed, device, verbose, temperature, lora, gradient_checkpointing: as for every learner.
+        tensorboard_log, seed, device, verbose, temperature, lora, gradient_checkpointing, precision: as for every learner.
 
     Attributes:
         grown: the data of the latest Grow step, D included; `save_grown` writes them.
@@ -142,18 +141,21 @@ class ReST(GrowAndImprove):
         verbose: int = 0,
         lora: Any = None,
         gradient_checkpointing: bool = False,
+        precision: Precision = "auto",
     ) -> None:
         super().__init__(
             policy, env, temperature=temperature, tensorboard_log=tensorboard_log, seed=seed, device=device, verbose=verbose,
-            lora=lora, gradient_checkpointing=gradient_checkpointing,
+            lora=lora, gradient_checkpointing=gradient_checkpointing, precision=precision,
         )  # fmt: skip
         self.grow_steps, self.improve_steps, self.updates, self.batch_size = grow_steps, improve_steps, updates, batch_size
         self.thresholds, self.threshold, self.learning_rate, self.lr_decay = tuple(thresholds), threshold, learning_rate, lr_decay
         self.filter_by, self.keep_data, self.start, self.max_per_prompt = filter_by, keep_data, start, max_per_prompt
         self.n_prompts, self.samples_per_prompt, self.grow_temperature = n_prompts, samples_per_prompt, grow_temperature
         self.top_k, self.top_p, self.drop_truncated, self.deduplicate = top_k, top_p, drop_truncated, deduplicate
-        self.micro_batch_size, self.weight_decay, self.max_grad_norm = micro_batch_size or batch_size, weight_decay, max_grad_norm
-        self.eval_every, self.patience, self.eval_prompts = eval_every or max(1, updates // 5), patience, eval_prompts
+        self.micro_batch_size = batch_size if micro_batch_size is None else micro_batch_size
+        self.eval_every = max(1, updates // 5) if eval_every is None else eval_every
+        self.weight_decay, self.max_grad_norm = weight_decay, max_grad_norm
+        self.patience, self.eval_prompts = patience, eval_prompts
         self.loss, self.eval_env, self.data = offline_loss(loss), eval_env, data
         self._check_settings()
         self._prepare()
@@ -221,19 +223,14 @@ class ReST(GrowAndImprove):
 
     # --- Checkpoints ---------------------------------------------------------------------------------------------
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the agent to a directory, whole or not at all: with its grown data, so that a run goes on as it would have.
+    def _write(self, directory: Path) -> None:
+        """The grown data, and what a run needs to go on as it would have.
 
-        `data` and `eval_env` are not in it: pass them to `load` again (D is in it once a Grow step has been made).
+        `data` and `eval_env` are not among it: pass them to `load` again (D is, once a Grow step has been made).
         """
-        named = self.policy.source
-        if self.policy.adapted and named is not None and os.path.realpath(named) == os.path.realpath(path):
-            adapters.adapter_of(self.policy.model).base_model_name_or_path = None  # what is about to be replaced is no base
-        with atomic_directory(path) as scratch:
-            super().save(scratch)
-            if len(self.grown):
-                save_grown(self.grown, scratch / GROWN_FILE)
-            write_tensors(scratch, self._tensors())
+        if len(self.grown):
+            save_grown(self.grown, directory / GROWN_FILE)
+        write_tensors(directory, self._tensors())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], env: Any, *, device: Any = "auto", **settings: Any) -> Self:

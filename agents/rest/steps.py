@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from textenv.agents.checks import above, at_least, one_of, within
 from textenv.agents.learner import Learner, Run
 from textenv.agents.rest.grown import FilterBy, GrownData, grow
 from textenv.agents.rest.grown_files import original_data
@@ -62,21 +63,16 @@ class GrowAndImprove(Learner):
         """Raises ValueError for a setting that cannot be meant."""
         counts = ("samples_per_prompt", "updates", "batch_size", "micro_batch_size", "eval_every", "n_prompts", "max_per_prompt",
                   "patience", "eval_prompts")  # fmt: skip
-        for name in counts:
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("grow_temperature", "learning_rate", "lr_decay"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        if self.grow_steps < 0 or (self.improve_steps or 0) < 0:
-            raise ValueError(f"grow_steps and improve_steps must not be negative, got {self.grow_steps} and {self.improve_steps}")
-        for name, known in (("keep_data", ("filtered", "all", "none")), ("start", ("previous", "base"))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        at_least(1, **{name: getattr(self, name) for name in counts})
+        for name in ("grow_temperature", "learning_rate", "lr_decay", "max_grad_norm", "top_p"):
+            above(0, **{name: getattr(self, name)})
+        within(0, float("inf"), weight_decay=self.weight_decay)
+        at_least(0, grow_steps=self.grow_steps, improve_steps=self.improve_steps, top_k=self.top_k)
+        one_of(("filtered", "all", "none"), keep_data=self.keep_data)
+        one_of(("previous", "base"), start=self.start)
+        one_of(get_args(FilterBy), filter_by=self.filter_by)
         if not self.grow_steps and self.keep_data == "none":
             raise ValueError("grow_steps=0 learns from the original data alone, and keep_data='none' leaves them out")
-        if self.filter_by not in ("score", "return"):
-            raise ValueError(f"filter_by must be 'score' or 'return', got {self.filter_by!r}")
         if not self.thresholds:
             raise ValueError("thresholds must hold at least one level; (None,) keeps everything")
         check_levels(self.threshold, self.thresholds)
@@ -187,7 +183,9 @@ class GrowAndImprove(Learner):
         if self._pool is None:  # the first Improve step on these data
             self._pool = self._usable()
             self.improver.grown()
-            self._signal = self.loss.signal(self.policy, self._pool.episodes, self.rule, self.generator)
+            self._signal = self.loss.signal(
+                self.policy, self._pool.episodes, self.rule, self.generator, micro_batch_size=self.micro_batch_size
+            )
         self._kept, self._order, self._best = self._choose(), [], {}
         if not len(self._kept.rows):
             self.progress.next_improve(last=True)

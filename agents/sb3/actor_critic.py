@@ -46,7 +46,7 @@ class LanguageModelActorCritic(LanguageModelActing, ActorCriticPolicy):
         temperature: of sampling, and so of every log-probability.
         cache: keep the model's keys and values between steps.
         dtype: of the weights.
-        autocast: compute in bfloat16 on CUDA.
+        precision: of forward passes, as for `LMPolicy`.
         optimizer_class, optimizer_kwargs: as in Stable-Baselines3.
 
     Raises:

@@ -29,6 +29,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 from textenv.agents.policy import Evaluated, LMPolicy
 from textenv.generation import ActionRule, sample
 from textenv.models import load_language_model, quiet_files
+from textenv.precision import Precision
 from textenv.saving import atomic_directory
 from textenv.states import PrefixCache, read_states
 
@@ -58,7 +59,7 @@ class LanguageModelActing:
         temperature: float = 1.0,
         cache: bool = True,
         dtype: torch.dtype = torch.float32,
-        autocast: bool = True,
+        precision: Precision = "auto",
         **arguments: Any,
     ) -> None:
         if isinstance(model, nn.Module):
@@ -67,14 +68,15 @@ class LanguageModelActing:
                 "a directory (model.save_pretrained(directory)), its configuration (model.config: random weights), "
                 "or a function that makes it"
             )
-        self._settings = {"temperature": temperature, "cache": cache, "autocast": autocast}
+        self._settings = {"temperature": temperature, "cache": cache, "precision": precision}
         self._source, self._dtype = model, dtype
         self._choices = _choices(observation_space, action_space)
         super().__init__(observation_space, action_space, lr_schedule, net_arch=[], ortho_init=False, **arguments)  # type: ignore[call-arg]
 
     def _build(self, lr_schedule: Callable[[float], float]) -> None:
         model = _language_model(self._source, self._dtype)
-        self.lm = LMPolicy(model, temperature=self._settings["temperature"], device="cpu")
+        options: dict[str, Any] = {name: self._settings[name] for name in ("temperature", "precision")}
+        self.lm = LMPolicy(model, device="cpu", **options)
         needed = int(self.observation_space.high.max()) + 1
         if self.lm.vocabulary < needed:
             raise ValueError(
@@ -109,7 +111,7 @@ class LanguageModelActing:
             ValueError: a state in which no action is allowed.
         """
         rows = self._rows(observations)
-        with self._precision():
+        with self.lm.autocast():
             if torch.is_grad_enabled() or not self._settings["cache"]:
                 states = read_states(self.lm.model, rows)
             else:
@@ -131,11 +133,6 @@ class LanguageModelActing:
         """The ids of each state. One acts only where there is room: a full row is the padding of a recurrent minibatch."""
         columns = observations[:, : self._width].detach().cpu().numpy().astype(np.int64)  # exact below 2^24 in float32
         return [row[:1] if full else row[row >= 0] for row, full in zip(columns, columns[:, -1] >= 0, strict=True)]
-
-    def _precision(self) -> Any:
-        """bfloat16 on CUDA, where the device has it and the weights are float32; else as the weights are."""
-        cuda = self.device.type == "cuda" and self._dtype == torch.float32 and torch.cuda.is_bf16_supported()
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=cuda and bool(self._settings["autocast"]))
 
     def _act(self, observations: Tensor, deterministic: bool, masks: Any = None) -> tuple[Tensor, Tensor, Tensor]:
         logits, values = self.look(observations, masks)
@@ -166,13 +163,12 @@ class LanguageModelActing:
                 f"this policy chooses among {self._choices} tokens that TopKActions names at each step; "
                 "evaluate it step by step (stable_baselines3.common.evaluation.evaluate_policy)"
             )
-        with self._precision(), torch.no_grad():
+        with torch.no_grad():
             return self.lm.generate(prompts, rule, uniforms, **options)
 
     def evaluate(self, prompts: Sequence[Ids], texts: Sequence[Ids], rule: ActionRule, *, entropy: bool = False) -> Evaluated:
         """Log-probability and value of every token of finished texts (see `LMPolicy.evaluate`)."""
-        with self._precision():
-            return self.lm.evaluate(prompts, texts, rule, entropy=entropy)
+        return self.lm.evaluate(prompts, texts, rule, entropy=entropy)
 
     # --- torch and files -------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -72,8 +73,28 @@ def test_two_runs_of_one_seed_are_equal() -> None:
     assert worlds.same_weights(runs[0].policy, runs[1].policy)
 
 
-def test_the_global_generator_is_left_alone() -> None:
-    one = BehaviourCloning(policy(), ["abc", "de"], batch_size=2)
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_micro_batches_of_any_size_make_the_same_update(size: int) -> None:
+    whole, parts = (BehaviourCloning(policy(), TEXTS, batch_size=5, micro_batch_size=n, learning_rate=1e-2) for n in (None, size))
+    assert whole.loss() == pytest.approx(parts.loss(), abs=1e-6)
+    widest, read = 0, parts.policy.evaluate
+
+    def counted(starts: Any, targets: Any, rule: Any) -> Any:
+        nonlocal widest
+        widest = max(widest, len(starts))
+        return read(starts, targets, rule)
+
+    parts.policy.evaluate = counted  # type: ignore[method-assign]
+    whole.learn(30)
+    parts.learn(30)
+    assert widest == size
+    for (name, a), b in zip(whole.policy.named_parameters(), parts.policy.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-4), name
+
+
+@pytest.mark.parametrize("model", [worlds.llama, worlds.gpt2])  # GPT-2 has dropout
+def test_the_global_generator_is_left_alone(model: Any) -> None:
+    one = BehaviourCloning(LMPolicy(model(), BYTES), ["abc", "de"], batch_size=2)
     before = torch.get_rng_state().tolist()
     one.learn(20)
     assert torch.get_rng_state().tolist() == before
@@ -160,6 +181,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_weights() -> Non
         one.learn(10)
     assert one.n_updates == 0
     assert not one.policy.training
+
+
+@pytest.mark.parametrize("setting", ["batch_size", "micro_batch_size", "max_tokens"])
+def test_a_bad_setting_is_named(setting: str) -> None:
+    with pytest.raises(ValueError, match=f"{setting} must be at least 1, got 0"):
+        BehaviourCloning(policy(), ["abc"], **{setting: 0})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("data", [[], [""]])

@@ -10,7 +10,8 @@ import pytest
 
 from tests import worlds
 from textenv import ENVIRONMENTS
-from textenv.agents import TokenPPO, evaluate
+from textenv.agents import BehaviourCloning, LMPolicy, TokenPPO, evaluate, rollout
+from textenv.agents.rest.grown import reference_episodes
 
 FAMILIES = {"causal": "textenv/tiny", "encoder-decoder": "textenv/tiny-translation"}
 
@@ -33,3 +34,17 @@ def test_a_policy_of_either_family_learns_and_is_evaluated_on_every_task(environ
     assert all(np.isfinite(episode.score) and 1 <= len(episode) <= 8 for episode in found.episodes)
     assert set(env.get_wrapper_attr("task").metrics(found.episodes)) < set(found.metrics)
     assert found.metrics["perplexity"] > 1
+
+
+@pytest.mark.parametrize(("task", "name"), [("Translation", "textenv/tiny-translation"), ("Summarization", "textenv/tiny")])
+def test_a_learner_of_references_sees_the_tokens_that_the_model_writes(task: str, name: str) -> None:
+    env, policy = gym.make(f"textenv/{task}-v0", split="test"), LMPolicy(name)
+    prompts = env.get_wrapper_attr("task").prompts[:48]
+    written = rollout(env, policy, len(prompts), prompts=prompts, deterministic=True)
+    grown, _ = reference_episodes(env, policy, prompts)
+    cloned = {tuple(target.tolist()) for _, target in BehaviourCloning(policy, prompts).examples}
+    learned = {tuple(e.tokens.tolist()) for e in grown}
+    right = [e for e in written if e.text.strip() in {reference.strip() for reference in e.prompt.references}]
+    assert right
+    assert {tuple(e.tokens.tolist()) for e in right} <= learned
+    assert learned == cloned

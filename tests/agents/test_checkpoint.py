@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ SETTINGS: dict[str, Any] = {"n_episodes": 4, "batch_size": 2, "n_epochs": 2, "le
 
 def environment() -> Any:
     return make(max_new_tokens=6, prompts=["a", "bb", "ccc"], scorer=worlds.even_share)
+
+
+def given_rule() -> Any:
+    return environment().get_wrapper_attr("action_rule")
 
 
 def agent(model: Any = None, **options: Any) -> TokenPPO:
@@ -98,6 +103,45 @@ def test_the_reference_of_a_policy_trained_before_is_that_policy(tmp_path: Path,
     one.save(tmp_path / "a")
     assert not worlds.same_weights(one.reference.model, worlds.llama())
     assert worlds.same_weights(TokenPPO.load(tmp_path / "a", environment()).reference.model, one.reference.model)
+
+
+REFERENCES: dict[str, Any] = {
+    "itself": lambda policy: policy,
+    "copy": lambda policy: policy.copy(),
+    "frozen copy": lambda policy: policy.frozen_copy(),
+    "deep copy": copy.deepcopy,
+}
+
+
+@pytest.mark.parametrize("lora", [None, 2])
+@pytest.mark.parametrize("how", REFERENCES)
+def test_a_trained_policy_given_as_the_reference_comes_back_trained(
+    how: str, lora: int | None, tmp_path: Path, llama_directory: Path
+) -> None:
+    trained = LMPolicy(str(llama_directory), lora=lora)
+    BehaviourCloning(trained, ["some text", "more text"], batch_size=2, learning_rate=0.01).learn(50)
+    given = REFERENCES[how](trained)
+    assert given.source is None
+    agent(LMPolicy(str(llama_directory)), reference=given).save(tmp_path / "a")
+    loaded = TokenPPO.load(tmp_path / "a", environment()).reference
+    asked = [worlds.ids("bb")], [worlds.ids("text")], given_rule()
+    assert torch.allclose(loaded.evaluate(*asked).log_probs, given.evaluate(*asked).log_probs, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["itself", "copy", "frozen copy"])
+def test_a_reference_that_nobody_trained_is_found_by_its_name_and_not_written(
+    how: str, tmp_path: Path, llama_directory: Path
+) -> None:
+    given = REFERENCES[how](LMPolicy(str(llama_directory)))
+    agent(LMPolicy(str(llama_directory)), reference=given).save(tmp_path / "a")
+    assert not (tmp_path / "a" / "reference").exists()
+    assert worlds.same_weights(TokenPPO.load(tmp_path / "a", environment()).reference.model, given.model)
+
+
+def test_a_reference_keeps_its_own_temperature(tmp_path: Path, llama_directory: Path) -> None:
+    agent(reference=LMPolicy(str(llama_directory), temperature=0.5)).save(tmp_path / "a")
+    two = TokenPPO.load(tmp_path / "a", environment())
+    assert (two.policy.temperature, two.reference.temperature) == (1.0, 0.5)
 
 
 def test_an_agent_saved_over_the_model_it_came_from_keeps_its_reference(tmp_path: Path) -> None:

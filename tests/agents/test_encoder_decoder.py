@@ -97,12 +97,13 @@ def test_the_likelihood_has_a_gradient_for_every_parameter(name: str) -> None:
 
 
 @KINDS
-def test_the_head_runs_at_generated_positions_alone(name: str) -> None:
+def test_the_head_runs_at_generated_positions_and_one_more(name: str) -> None:
     policy = LMPolicy(ENCODER_DECODERS[name]())
+    policy.evaluate(PROMPTS, TEXTS, RULE)  # the first time, the head is checked
     shapes = []
     policy.model.get_output_embeddings().register_forward_hook(lambda _, __, output: shapes.append(output.shape[:-1].numel()))
     policy.evaluate(PROMPTS, TEXTS, RULE)
-    assert shapes == [sum(map(len, TEXTS))]
+    assert shapes == [1, sum(map(len, TEXTS))]
     assert not policy.model.get_decoder()._forward_hooks
 
 
@@ -150,13 +151,14 @@ def test_the_encoder_reads_what_the_tokenizer_writes(template: str) -> None:
     tokenizer = worlds.closing(template)
     env = make(tokenizer=tokenizer, prompts=["a", "hello"], max_new_tokens=4)
     policy = LMPolicy(worlds.t5(), tokenizer)
+    policy.evaluate(PROMPTS, TEXTS, RULE)  # the first time, the head is checked
     seen = encoder_reads(policy)
     written = [tokenizer(text)["input_ids"] or [BYTES.bos_token_id] for text in ("a", "hello", "")]
     one = TokenPPO(policy, env, seed=0, **BATCH)
     episodes = rollout(env, policy, 3, prompts=[Prompt("a"), Prompt("hello"), Prompt("")])
     assert seen == written
     one.prepare(episodes)
-    assert seen[3:6] == written
+    assert sorted(seen[3:6]) == sorted(written)
     assert [one.predict(env.reset(options={"prompt": "hello"})[0])[0].shape, seen[-1]] == [(), written[1]]
 
 
@@ -208,7 +210,7 @@ def agent(name: str = "t5", **options: Any) -> TokenPPO:
 
 @KINDS
 def test_the_first_update_has_ratio_one_and_no_divergence(name: str) -> None:
-    one, memory = agent(name, n_epochs=1, batch_size=8), Memory()
+    one, memory = agent(name, n_epochs=1, batch_size=8, recompute_log_probs=True), Memory()
     one.set_logger(Logger(None, [memory]))
     one.learn(1)
     row = memory.rows[0]

@@ -53,13 +53,14 @@ def test_what_a_head_does_beside_projecting_is_in_every_log_probability() -> Non
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_head_runs_at_generated_positions_alone(name: str) -> None:
+def test_the_head_runs_at_generated_positions_and_one_more(name: str) -> None:
     policy = LMPolicy(MODELS[name]())
+    policy.evaluate(PROMPTS, TEXTS, RULE)  # the first time, the head is checked
     shapes = []
     policy.model.get_output_embeddings().register_forward_hook(lambda _, __, output: shapes.append(output.shape[:-1].numel()))
     policy.evaluate(PROMPTS, TEXTS, RULE)
     policy.act(np.array([[-1, 97, 5], [98, 99, 6]]), ActionRule(VOCABULARY, EOS, 1), None)
-    assert shapes == [sum(map(len, TEXTS)), 2]
+    assert shapes == [1, sum(map(len, TEXTS)), 1, 2]
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -68,7 +69,8 @@ def test_reading_leaves_no_hook_behind(fails: bool) -> None:
     prompts = [np.array([10_000])] * 3 if fails else PROMPTS
     with pytest.raises(IndexError) if fails else contextlib.nullcontext():
         policy.evaluate(prompts, TEXTS, RULE)
-    assert not policy.model.get_output_embeddings()._forward_pre_hooks
+    assert not policy.layout.trunk._forward_hooks
+    assert "forward" not in vars(policy.layout.trunk)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,33 +1,78 @@
 """The PPO benchmark runs, and measures the work that it says."""
 
 import json
-import subprocess
-import sys
+from typing import Any
 
 import pytest
+import torch
 
-from benchmarks.ppo import NEW_TOKENS, PROMPT_TOKENS, Measurement, prompts, table, tokenizer
-from tests.repository import ROOT
+from benchmarks import ppo, work_unit
+from benchmarks.ppo import Case, cases, main, measure, share_of_bound, table
+from benchmarks.stopwatch import PHASES, median
+from benchmarks.work_unit import Work
 
 
-def test_each_word_of_a_prompt_is_one_token() -> None:
-    words = tokenizer()
-    assert {len(words(prompt.text)["input_ids"]) for prompt in prompts(50)} == {PROMPT_TOKENS}
+@pytest.fixture(autouse=True)
+def _miniature(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A size that takes a second, and products that are not measured."""
+    monkeypatch.setitem(work_unit.SIZES, "XS", (2, 32, 2, 2, None, 256))
+    monkeypatch.setattr(ppo, "matmul_peak", lambda *_: 1e9)
+
+
+def measured(**options: Any) -> ppo.Result:
+    of_work = {name: options.pop(name) for name in list(options) if name in Work.__dataclass_fields__}
+    return measure(Case(Work("XS", episodes=8, **of_work), iterations=2, **options))
+
+
+def test_an_iteration_is_its_phases() -> None:
+    result = measured(precision="fp32")
+    assert len(result["iterations"]) == 2
+    for iteration in result["iterations"]:
+        assert iteration["tokens"] == 8 * 32
+        assert sum(iteration[phase] for phase in PHASES) == pytest.approx(iteration["wall"], rel=0.2)
+    assert median(result["iterations"], "tokens/s") > 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"precision": "bf16"},
+        {"frozen": 1, "micro_batch_tokens": 96},
+        {"precision": "medium", "value": "separate"},
+        {"family": "llama"},
+    ],
+)
+def test_each_way_to_compute_runs(options: dict[str, Any]) -> None:
+    result = measured(**options)
+    assert result["peak_mib"] > result["parameters"] * 4 / 2**20
+    assert share_of_bound(result) > 0
+
+
+def test_ragged_texts_end_before_the_budget() -> None:
+    result = measured(ragged=True, new_tokens=16, precision="fp32")
+    assert all(8 < iteration["tokens"] < 8 * 16 for iteration in result["iterations"])
+
+
+def test_medium_is_over_when_the_measurement_is() -> None:
+    measured(precision="medium")
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_the_table_has_a_row_a_case() -> None:
-    case = Measurement("S", 4_240_896, 1, "cpu", 1, 5, 943.0, 951.0, 2.2, 0.4, 0.3, 1.5, 728.0)
-    assert table([case, case]).row_count == 2
+    result = measured()
+    assert table([result, {**result, "decode_share": 0.5}]).row_count == 2
+
+
+def test_ragged_stands_beside_fixed_texts_of_the_mean_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Case] = []
+    monkeypatch.setattr(ppo, "cases", lambda given: found.extend(cases(given)) or [])
+    main(["--size", "S", "--epochs", "1", "--ragged", "--json"])
+    assert [(case.work.new_tokens, case.work.ragged) for case in found] == [(64, False), (128, True)]
 
 
 @pytest.mark.slow
-def test_prints_one_json_object_a_case() -> None:
-    command = [sys.executable, "-m", "benchmarks.ppo", "--size", "S", "--epochs", "1", "--iterations", "1", "--json"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    (line,) = done.stdout.splitlines()
+def test_prints_one_json_object_a_case(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--size", "S", "--epochs", "1", "--iterations", "1", "--json"])
+    (line,) = capsys.readouterr().out.splitlines()
     case = json.loads(line)
-    assert case["tokens_per_second"] == pytest.approx(64 * NEW_TOKENS / case["seconds"])
-    phases = case["sample_seconds"] + case["score_seconds"] + case["update_seconds"]
-    assert phases == pytest.approx(case["seconds"], rel=0.1)
     assert case["peak_mib"] > 4 * case["parameters"] * 4 / 2**20, "policy, gradients and two Adam moments at least"

@@ -60,7 +60,11 @@ def test_what_an_aspect_judges_in_no_text_has_no_numbers() -> None:
     episodes = [replace(env.episode(Prompt("p"), ids(text, end=True)), score=float(len(text))) for text in ("a", "abc")]
     found = measured(episodes, [Aspect("none", lambda es: [[] for _ in es]), Aspect("one", lambda es: [[Span(0, 1, 2.0)], []])])
     assert (found["mean"], found["sd"]) == pytest.approx((2.0, 2**0.5))
-    assert found["aspects"] == {"none": {"mean": None, "sd": None, "n": 0}, "one": {"mean": 2.0, "sd": None, "n": 1}}
+    assert found["distribution"] == [(1.0, 1), (3.0, 1)]
+    assert found["aspects"] == {
+        "none": {"mean": None, "sd": None, "n": 0, "distribution": None},
+        "one": {"mean": 2.0, "sd": None, "n": 1, "distribution": [(2.0, 1)]},
+    }
 
 
 def test_the_seed_decides_and_another_seed_differs(llama_directory: Path, tmp_path: Path) -> None:
@@ -87,17 +91,17 @@ def test_bad_input_is_an_error_of_one_line(llama_directory: Path, arguments: tup
     assert message in output
 
 
-def test_the_list_shows_of_every_reward_whether_it_keeps_the_return_and_is_causal() -> None:
+def test_the_list_shows_of_every_reward_whether_it_keeps_the_return_is_causal_and_takes_the_score() -> None:
     code, output = run("list")
     assert code == 0
     for name in (*textenv.ENVIRONMENTS, *REWARDS):
         assert name in output
     rows = [[cell.strip() for cell in line.split("│")] for line in output.splitlines()]
-    facts = {cells[1]: (cells[3], cells[4]) for cells in rows if len(cells) == 6}
-    assert facts["sparse"] == ("yes", "yes")
-    assert facts["delta"] == ("yes", "no")
-    assert facts["length_penalty"] == ("no", "yes")
-    assert facts["hierarchical"] == ("no", "no")
+    facts = {cells[1]: (cells[3], cells[4], cells[5]) for cells in rows if len(cells) == 7}
+    assert facts["sparse"] == ("yes", "yes", "no")
+    assert facts["delta"] == ("yes", "no", "yes")
+    assert facts["length_penalty"] == ("no", "yes", "no")
+    assert facts["hierarchical"] == ("no", "no", "yes")
     assert set(REWARDS) <= set(facts)
 
 

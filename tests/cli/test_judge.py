@@ -159,6 +159,18 @@ def test_people_read_a_page_fill_in_a_table_and_are_compared_with_a_model(tmp_pa
     assert [row["raw"] for row in found["agreement"]] == pytest.approx([2 / 3, 1.0, 2 / 3])
 
 
+def test_the_order_of_a_page_cannot_be_guessed_and_the_printed_seed_gives_it_again(tmp_path: Path) -> None:
+    def export(name: str, *seed: str) -> tuple[str, Any]:
+        code, output = run("judge", *sides(tmp_path), "--export", tmp_path / f"{name}.html", *seed)
+        assert code == 0, output
+        return " ".join(output.split()), json.loads((tmp_path / f"{name}.key.json").read_text())
+
+    (said, one), (_, other) = export("one"), export("other")
+    printed = re.findall(r"seed (\d+)", said)
+    assert one["export"] != other["export"]
+    assert export("again", "--seed", *printed)[1] == one
+
+
 def test_a_bad_cell_ends_with_its_line(tmp_path: Path) -> None:
     assert run("judge", *sides(tmp_path), "--export", tmp_path / "out.html")[0] == 0
     table = tmp_path / "out.csv"

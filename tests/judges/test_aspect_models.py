@@ -1,16 +1,20 @@
 """A token classifier as a judge: read at the end of each segment, whatever its tokenizer, whatever surrounds the text."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForTokenClassification
 
+from tests import worlds
 from textenv.aspects import Aspect
 from textenv.episode import Episode, Prompt, Span
 from textenv.judges.aspect_models import TokenClassifierJudge
+from textenv.models import load_token_classifier
 from textenv.tokenization import byte_tokenizer, load_tokenizer
 
 LABELS = {0: "supported", 1: "relevant"}
@@ -146,3 +150,47 @@ def test_holds_its_weights_once() -> None:
     made = judge()
     assert copy.deepcopy(made) is made
     assert isinstance(made([episode("Yes.")])[0][0], Span)
+
+
+def test_the_trunk_runs_once_over_a_text_for_all_aspects_that_ask() -> None:
+    tokenizer = byte_tokenizer()
+    model = Reader(stop=tokenizer(".", add_special_tokens=False)["input_ids"][0])
+    texts = [episode("It rained. It snowed."), episode("Yes.")]
+    for label, granularity in (("relevant", "sentence"), ("supported", "sub_sentence"), ("supported", "text")):
+        TokenClassifierJudge(model, label, granularity, tokenizer=tokenizer)(texts)  # type: ignore[arg-type]
+    assert len(model.seen) == len(texts)
+
+
+def test_a_text_that_comes_twice_in_a_batch_is_read_once() -> None:
+    made = judge()
+    assert len({str(spans) for spans in made([episode("Yes. No")] * 3)}) == 1
+    assert len(made.model.seen) == 1
+
+
+def test_weights_that_have_changed_are_read_again() -> None:
+    with worlds.seeded():
+        model = Qwen3ForTokenClassification(
+            Qwen3Config(vocab_size=worlds.VOCABULARY, hidden_size=8, intermediate_size=8, num_hidden_layers=1, id2label=LABELS)
+        )
+    made = TokenClassifierJudge(model, "relevant", "text", tokenizer=byte_tokenizer(), output="probability")
+    before = made([episode("Yes.")])
+    assert made([episode("Yes.")]) == before
+    with torch.no_grad():
+        made.model.score.weight += 1.0
+    assert made([episode("Yes.")]) != before
+
+
+def test_three_aspects_of_long_answers_cost_one_pass_over_each_text() -> None:
+    env = gym.make("textenv/LongFormQA-v0", reward="weighted_sum", max_new_tokens=12)
+    task = env.get_wrapper_attr("task")
+    texts = [env.get_wrapper_attr("episode")(prompt, [5, 6, 7 + i]) for i, prompt in enumerate(task.prompts[:3])]
+    texts = [replace(text, finish_reason="stop") for text in texts]
+    rows: list[int] = []
+    model = load_token_classifier("textenv/tiny-aspects", shared=True)
+    handle = model.get_input_embeddings().register_forward_hook(lambda _, __, output: rows.append(len(output)))
+    try:
+        env.get_wrapper_attr("credit")(texts)
+    finally:
+        handle.remove()
+    assert [aspect.name for aspect in env.get_wrapper_attr("aspects")] == ["factuality", "relevance", "completeness"]
+    assert sum(rows) == len(texts)

@@ -141,7 +141,7 @@ def test_a_local_model_with_a_chat_template_is_asked_by_it() -> None:
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}{% endfor %}<assistant>"
     judge = AskedJudge(llama(max_position_embeddings=2048), tokenizer=tokenizer)
-    ids = judge._model._encode("Why?")
+    (ids,) = judge._model._encode(["Why?"])
     assert tokenizer.decode(ids) == "<user>Why?</s><assistant>"
 
 

@@ -14,7 +14,16 @@ import textenv
 from tests import worlds
 from tests.worlds import make
 from textenv.judges import statistics
-from textenv.judges.statistics import checked_statistics, read_statistics, same_scorer
+from textenv.judges.statistics import (
+    DISTINCT,
+    aspect_distributions,
+    checked_statistics,
+    distribution_of,
+    quantile,
+    read_statistics,
+    same_scorer,
+    score_distribution,
+)
 
 
 @pytest.fixture
@@ -88,3 +97,41 @@ def test_scorers_are_the_same_by_type_and_settings() -> None:
     assert not same_scorer(toxicity, textenv.SequenceClassifierScorer("textenv/tiny-toxicity", label="toxic", complement=True))
     assert not same_scorer(toxicity, textenv.SequenceClassifierScorer("textenv/tiny-sentiment", label="positive"))
     assert not same_scorer(lambda episodes: [], lambda episodes: [])
+
+
+# --- Distributions -----------------------------------------------------------------------------------------------------
+
+
+def test_few_values_are_counted_and_many_become_quantiles() -> None:
+    assert distribution_of([0.5, -0.5, 0.5]) == [(-0.5, 1), (0.5, 2)]
+    many = worlds.np.random.default_rng(0).normal(size=5000)
+    found = distribution_of(many)
+    assert sum(count for _, count in found) == DISTINCT == len(found)
+    for q in (0.1, 0.5, 0.9):
+        assert quantile(found, q) == pytest.approx(worlds.np.quantile(many, q), abs=0.05)
+
+
+@pytest.mark.parametrize("q", [0.0, 0.2, 0.5, 0.75, 1.0])
+def test_at_least_one_minus_q_of_all_reach_the_quantile_and_at_least_q_do_not_exceed_it(q: float) -> None:
+    values = worlds.np.random.default_rng(0).choice([0.0, 0.1, 0.9, 1.0], 57)
+    at = quantile(distribution_of(values), q)
+    assert (values >= at).mean() >= 1 - q
+    assert (values <= at).mean() >= q
+
+
+@pytest.mark.parametrize("q", [-0.1, 1.1, float("nan")])
+def test_a_quantile_beyond_all_is_refused(q: float) -> None:
+    with pytest.raises(ValueError, match=r"a quantile lies in 0\.\.1"):
+        quantile([(0.0, 1)], q)
+
+
+@pytest.mark.parametrize(
+    "record", [{}, {"distribution": None}, {"distribution": []}, {"distribution": [[1.0]]}, {"distribution": [[1.0, 0]]}]
+)
+def test_a_file_that_tells_no_distribution_is_refused(tmp_path: Path, record: Any) -> None:
+    file = tmp_path / "statistics.json"
+    file.write_text(json.dumps({"mean": 0.0, "sd": 1.0, "aspects": {"fact": {"mean": 0.0, **record}}, **record}))
+    with pytest.raises(ValueError, match="does not tell the distribution of the score; textenv calibrate writes a file that does"):
+        score_distribution(file)
+    with pytest.raises(ValueError, match="does not tell the distribution of the aspect 'fact'"):
+        aspect_distributions(file, ["fact"])

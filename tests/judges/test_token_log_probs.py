@@ -49,10 +49,11 @@ def test_a_prefix_has_the_log_probabilities_of_its_text() -> None:
 
 def test_logits_are_made_at_generated_positions_alone_and_within_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     model, sizes = worlds.llama(), list[int]()
+    token_log_probs(model, PROMPTS, TEXTS, RULE)  # the first time, the head is checked
     monkeypatch.setattr(module, "MAX_LOGITS", 16 * RULE.vocabulary)
     model.get_output_embeddings().register_forward_hook(lambda _, __, output: sizes.append(output.shape[:-1].numel()))
     token_log_probs(model, PROMPTS, TEXTS, RULE)
-    assert sum(sizes) == sum(map(len, TEXTS))
+    assert sum(size for size in sizes if size > 1) == sum(map(len, TEXTS))  # 1: each pass over a model reads its head once
     assert max(sizes) <= 16
 
 

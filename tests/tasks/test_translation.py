@@ -74,7 +74,7 @@ def test_the_embedded_prompts_have_their_truth_and_references(split: str) -> Non
 def test_stepping_through_a_reference_pays_a_perfect_score() -> None:
     prompt = embedded.prompts("translation")[0]
     env = gym.make("textenv/Translation-v0", **BYTES, prompts=[prompt])
-    paid, episode = worlds.walk(env, worlds.ids(" " + prompt.references[0], end=True))
+    paid, episode = worlds.walk(env, worlds.ids(prompt.references[0], end=True))
     assert episode is not None
     assert episode.score == 1.0
     assert sum(paid) == 1.0

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
 from tests import worlds
 from tests.worlds import BYTES, EOS, credited, ids, make, walk
+from textenv.agents import LMPolicy, TokenPPO
 from textenv.episode import Episode, Prompt
+from textenv.judges.attention import generation_attention
 from textenv.judges.scorers import SequenceClassifierScorer
+from textenv.models import load_language_model
 from textenv.reward import NotApplicable
 from textenv.wrappers import AttentionReward
 
@@ -152,6 +157,74 @@ def test_the_log_says_how_much_of_the_attention_fell_on_the_text() -> None:
     assert 0 < metrics["credit/attention_mass"] < 1
     assert metrics["credit/attention_seconds"] > 0
     assert set(env.get_wrapper_attr("credit_metrics")().values()) == {0.0}
+
+
+# --- ABC-D: the writer's attention (r3hf B8) ---------------------------------------------------------------------------
+
+
+def abc_d(generator: Any, **options: Any) -> Any:
+    return abc(worlds.constant_scorer(2.0), source="generator", generator=generator, **options)
+
+
+@pytest.mark.parametrize("make_model", [worlds.llama, worlds.t5])
+def test_the_shares_are_what_the_generator_attended_to_and_the_return_is_kept(make_model: Any) -> None:
+    model = make_model()
+    for steps in ("mean", "last"):
+        env = abc_d(model, steps=steps)
+        for tokens in TEXTS:
+            episode = credited(env, tokens)
+            assert episode.rewards.sum() == pytest.approx(2.0)
+            if len(tokens) == 1:
+                assert episode.rewards.tolist() == [2.0]
+                continue
+            (mass,) = generation_attention(model, [episode.prompt_tokens], [episode.tokens], steps=steps)
+            assert episode.rewards == pytest.approx(0.8 * 2.0 * mass / mass.sum() + 0.2 * 2.0 * np.eye(len(tokens))[-1], abs=1e-6)
+
+
+def test_the_policy_itself_is_read_as_it_is_at_the_moment_and_a_name_as_it_was(llama_directory: Path) -> None:
+    policy = LMPolicy(worlds.llama(), "bytes", device="cpu")
+    moving, frozen = abc_d(policy), abc_d(str(llama_directory))
+    before = credited(frozen, TEXTS[0]).rewards
+    assert credited(moving, TEXTS[0]).rewards == pytest.approx(before, abs=1e-6)
+    TokenPPO(policy, moving, n_episodes=4, learning_rate=1e-1, seed=0).learn(4 * 16)
+    assert abs(credited(moving, TEXTS[0]).rewards - before).max() > 1e-3
+    assert credited(frozen, TEXTS[0]).rewards.tobytes() == before.tobytes()
+    assert all(p.requires_grad for p in policy.model.parameters())
+
+
+def test_by_default_the_generator_is_the_model_that_the_tokenizer_came_with() -> None:
+    env = gym.make("textenv/Detox-v0", reward=("attention", {"source": "generator"}))
+    assert env.get_wrapper_attr("generator") is load_language_model("textenv/tiny", shared=True)
+    with pytest.raises(NotApplicable, match="came with no language model; pass generator= one that shares it"):
+        make(reward=("attention", {"source": "generator"}))
+
+
+def test_stepping_delivers_the_credit_of_the_batch_under_the_generator_too() -> None:
+    model = worlds.gpt2()
+    env = make(reward=("attention", {"source": "generator", "generator": model}), prompts=["p: "])
+    for tokens in TEXTS:
+        _, stepped = walk(env, tokens)
+        assert stepped is not None
+        assert stepped.rewards.tobytes() == credited(env, tokens).rewards.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"source": "policy"}, 'source is "reward_model" or "generator", steps "mean" or "last": got \'policy\''),
+        ({"source": "generator", "steps": "first"}, "got 'generator', 'first'"),
+        ({"source": "generator", "reward_model": worlds.even_share}, 'source="generator" asks no reward model'),
+        ({"steps": "last"}, "generator= and steps= are of source=\"generator\", got None, 'last'"),
+    ],
+)
+def test_options_of_the_other_source_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        abc(judge(), **options)
+
+
+def test_what_is_no_generator_is_refused() -> None:
+    with pytest.raises(TypeError, match="policy must be a name, a directory, a transformers model, or hold one as"):
+        abc_d(lambda: None)
 
 
 # --- No attention to go by ---------------------------------------------------------------------------------------------

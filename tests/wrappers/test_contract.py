@@ -73,6 +73,10 @@ STACKS: dict[str, Any] = {
     "per_span_total": ("critic_span", {"per_span_total": True}),
     "token_string": lambda env: lexicon(env, match="token_string"),
     "threshold": ("critic_span", {"threshold": 0.3}),
+    "every occurrence": lambda env: lexicon(env, occurrence="all"),
+    "random places": lambda env: lexicon(env, places="random"),
+    "a cost model": ("redistributed", {"cost_model": lambda episodes: [len(e) / 16 for e in episodes], "alpha": -1.0}),
+    "by length and end": ["length_bonus", "no_stop_penalty"],
 }
 TEXTS = ["a", "aaaa", "a bad aa b.", "b, a\nc! é", "xyzzy plugh aaaa"]
 TOKENS = [ids(text[:16], end=len(text.encode()) < 16) for text in TEXTS] + [[EOS]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests import worlds
-from tests.worlds import CountedCritic, constant_scorer, credited, ids, make
+from tests.worlds import EOS, CountedCritic, constant_scorer, credited, ids, make, walk
+from textenv.agents import LMPolicy, TokenPPO
 from textenv.critics import CritiqueFormat, LanguageModelCritic, Section
 from textenv.episode import Episode, Prompt, Span
 from textenv.wrappers import CriticReward
@@ -62,6 +64,31 @@ def test_a_critic_without_weight_or_without_words_changes_no_bit(critic: Any, op
     sparse = make(scorer=constant_scorer(SCORE), max_new_tokens=64)
     for tokens in (ids("abcdef", end=True), ids("abcdef")):
         assert credited(with_critic(critic, **options), tokens).rewards.tobytes() == credited(sparse, tokens).rewards.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("critic", "options"),
+    [(marks(Span(0, 2, 1.0), Span(1, 3, -1.0)), {"positive": 0.0, "negative": 0.0}), (marks(), {})],
+    ids=["without weight", "without words"],
+)
+def test_a_policy_learns_bit_for_bit_what_it_learns_from_the_score_alone(critic: Any, options: dict[str, float]) -> None:  # 2
+    def learned(reward: Any) -> tuple[Any, Any]:
+        env = make(reward=reward, payment="end", scorer=worlds.even_share, max_new_tokens=8, min_new_tokens=4, prompts=["p: "])
+        policy = LMPolicy(worlds.llama(), tokenizer="bytes", device="cpu")
+        agent = TokenPPO(policy, env, n_episodes=8, learning_rate=1e-3, seed=0)
+        advantages = []
+
+        def note(local: dict[str, Any], _: Any) -> bool:
+            advantages.append(agent.prepare(local["episodes"]).advantages.numpy().tobytes())
+            return True
+
+        agent.learn(2 * 8 * 8, callback=note)
+        return agent.policy.model, advantages
+
+    (plain, expected), (shaped, found) = learned("sparse"), learned(lambda env: CriticReward(env, critic, **options))
+    assert found == expected != []
+    assert worlds.same_weights(plain, shaped)
+    assert not worlds.same_weights(plain, worlds.llama()), "it has learned"
 
 
 @given(text=st.text(max_size=12), data=st.data())
@@ -195,6 +222,17 @@ def test_a_shared_constant_pays_each_span_the_same_however_long(spans: list[tupl
     assert sum(intrinsic(env, ids("0123456789ab"))) == pytest.approx(-0.5 * len(marked), abs=1e-6)
 
 
+def test_a_span_may_be_paid_wherever_its_text_stands_and_once_however_often_it_is_listed() -> None:  # relc §8, C2
+    text, listed = ids("bad, a bad one"), [Span(0, 3, -1.0), Span(7, 10, -1.0)]
+    first = intrinsic(with_critic(marks(listed[0])), text)
+    everywhere = intrinsic(with_critic(marks(listed[0]), occurrence="all"), text)
+    assert np.flatnonzero(first).tolist() == [0, 1, 2]
+    assert np.flatnonzero(everywhere).tolist() == [0, 1, 2, 7, 8, 9]
+    assert intrinsic(with_critic(marks(*listed), occurrence="all"), text) == everywhere
+    shared = intrinsic(with_critic(marks(*listed), occurrence="all", per_span_total=True), text)
+    assert sum(shared) == pytest.approx(-0.5, abs=1e-6)
+
+
 def test_the_reward_of_a_span_scales_its_constant() -> None:
     env = with_critic(marks(Span(0, 1, 2.0), Span(1, 2, -0.1), Span(2, 3, 0.0)))
     assert intrinsic(env, ids("abc")) == pytest.approx([1.0, -0.05, 0.0])
@@ -210,13 +248,105 @@ def test_the_constants_are_the_tasks_unless_given() -> None:
     [
         ({"match": "token"}, 'match must be "offsets" or "token_string", got \'token\''),
         ({"match": "token_string", "per_span_total": True}, 'per_span_total=True needs match="offsets"'),
+        ({"occurrence": "second"}, 'occurrence must be "first" or "all", got \'second\''),
         ({"positive": float("nan")}, "v must be finite"),
         ({"negative": float("-inf")}, "v must be finite"),
+        ({"places": "anywhere"}, 'places must be "critic" or "random", and seed not negative, got \'anywhere\', 0'),
+        ({"places": "random", "seed": -1}, "got 'random', -1"),
     ],
 )
 def test_a_bad_option_is_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         with_critic(marks(), **options)
+
+
+# --- The control of random places, and the log -------------------------------------------------------------------------
+
+TWO = marks(Span(0, 3, -1.0), Span(5, 6, 1.0))
+LONG = ids("0123456789abcdefghij", end=True)
+
+
+def runs(values: list[float]) -> list[tuple[float, int]]:
+    """Value and length of each run of equal numbers that are not 0, sorted."""
+    return sorted((value, len(list(group))) for value, group in itertools.groupby(values) if value)
+
+
+@pytest.mark.parametrize("match", ["offsets", "token_string"])
+@given(text=st.text(st.sampled_from("aé😀 "), max_size=14), data=st.data())
+def test_random_places_have_the_same_values_on_other_tokens(match: str, text: str, data: Any) -> None:  # relc §8, C12
+    spans, tokens = data.draw(disjoint_spans(text)), ids(text, end=True)
+    with pytest.warns(UserWarning, match="neutral"):
+        at_the_critics, at_random = (
+            intrinsic(with_critic(marks(*spans), match=match, neutral=0.125, places=places), tokens)
+            for places in ("critic", "random")
+        )
+    assert sorted(at_random) == sorted(at_the_critics)
+    assert at_random[-1] == at_the_critics[-1], "EOS has no characters, and is no place for a span"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_span_stays_in_one_piece_wherever_it_is_put(seed: int) -> None:
+    found = intrinsic(with_critic(marks(Span(0, 3, -1.0), Span(8, 10, 1.0)), places="random", seed=seed), LONG)
+    assert runs(found) == [(-0.5, 3), (0.5, 2)]
+
+
+def test_every_token_of_the_text_is_as_likely_a_place_as_any_other() -> None:
+    env = with_critic(marks(Span(0, 1, -1.0)))
+    critic: Any = env
+    while not isinstance(critic, CriticReward):
+        critic = critic.env
+    critic.places = "random"
+    counts = np.zeros(4)
+    for seed in range(400):
+        critic.seed = seed
+        counts += np.array(intrinsic(env, ids("abcd", end=True))[:4]) / -0.5
+    assert counts.sum() == 400
+    assert abs(counts - 100).max() < 4 * np.sqrt(400 * 0.25 * 0.75)
+
+
+def test_places_are_drawn_by_seed_text_and_prompt_and_stepping_draws_the_same() -> None:
+    env = with_critic(TWO, places="random", seed=1)
+    again, other = with_critic(TWO, places="random", seed=1), with_critic(TWO, places="random", seed=2)
+    found = credited(env, LONG).rewards.tobytes()
+    assert found == credited(again, LONG).rewards.tobytes()
+    assert found != credited(other, LONG).rewards.tobytes()
+    assert found != credited(env, LONG, "q: ").rewards.tobytes()
+    paid, stepped = walk(env, LONG, options={"prompt": Prompt("p: ")})
+    assert stepped is not None
+    assert stepped.rewards.tobytes() == found
+    assert sum(paid) == pytest.approx(SCORE - 1.5 + 0.5)
+
+
+def test_a_text_of_eos_alone_has_no_place_to_draw() -> None:
+    assert credited(with_critic(marks(), places="random"), [EOS]).rewards.tolist() == [SCORE]
+
+
+def test_the_log_says_how_loud_the_critic_is_beside_the_score() -> None:  # relc §8, C4
+    env = with_critic(marks(Span(0, 2, 1.0), Span(2, 5, -1.0)), score=-0.5, threshold=None)
+    tokens = ids("abcdef", end=True)
+    for _ in range(2):
+        credited(env, tokens)
+    credited(env, tokens[:-1])  # an unfinished text has no score to be compared with
+    key = "credit/intrinsic_to_score"
+    assert env.get_wrapper_attr("credit_metrics")()[key] == pytest.approx(5 * 0.5 / 0.5)
+    assert env.get_wrapper_attr("credit_metrics")()[key] == 0.0
+    silent = with_critic(marks(Span(0, 2, 1.0)), score=0.0)
+    credited(silent, tokens)
+    assert silent.get_wrapper_attr("credit_metrics")()[key] == 0.0, "no number is better than an infinite one"
+
+
+def test_an_episode_without_a_verdict_keeps_its_plain_credit_and_is_counted() -> None:  # relc §7, 8
+    env = with_critic(lambda episodes: [None for _ in episodes], positive=0.3)
+    assert credited(env, ids("abc", end=True)).rewards.tolist() == [0.0, 0.0, 0.0, SCORE]
+    assert env.get_wrapper_attr("credit_metrics")()["credit/critic_skipped"] == 1.0
+
+
+def test_the_width_of_a_batch_and_the_prompt_do_not_matter() -> None:  # relc §7, 12
+    env = with_critic(TWO)
+    alone = credited(env, ids("0123456", end=True)).rewards
+    make_episode = env.get_wrapper_attr("episode")
+    episodes = [make_episode(Prompt("a longer prompt"), t) for t in (ids("0123456", end=True), ids("x" * 60, end=True))]
+    assert env.get_wrapper_attr("credit")(episodes)[0].rewards.tobytes() == alone.tobytes()
 
 
 # --- Critics that say nonsense -----------------------------------------------------------------------------------------

@@ -133,7 +133,7 @@ def test_one_call_for_the_prefixes_of_a_batch_and_none_without_segments() -> Non
     ("options", "message"),
     [
         ({"segmenter": "words"}, "segmenter 'words': one of"),
-        ({"baseline": "none"}, 'baseline must be a finite number or "empty", got \'none\''),
+        ({"baseline": "none"}, "baseline must be a finite number or \"empty\", got 'none'"),
         ({"baseline": float("nan")}, "baseline must be a finite number"),
     ],
 )

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.worlds import EOS, CountedCritic, constant_scorer, credited, ids, make
+from tests.worlds import EOS, CountedCritic, constant_scorer, credited, ids, make, walk
 from textenv.aspects import Aspect
 from textenv.episode import Episode, Prompt, Span
+from textenv.judges.statistics import distribution_of
 from textenv.reward import NotApplicable
 from textenv.segments import sentences
 from textenv.wrappers import HierarchicalReward, WeightedSumReward
@@ -227,6 +228,88 @@ def test_a_mean_that_cannot_divide_is_refused(tmp_path: Path) -> None:
         weighted(0.0, sentence_aspect(1.0, scale="mean"), statistics=file)
 
 
+# --- A gate at a quantile, and values drawn at random (alarm §8) -------------------------------------------------------
+
+SCORES = [0.0] * 30 + [0.2] * 30 + [0.9] * 40
+
+
+def measured_file(tmp_path: Path, values: Sequence[float] = (), name: str = "fact") -> str:
+    """What textenv calibrate would have written about these scores and values."""
+    file = tmp_path / "statistics.json"
+    aspects = {name: {"mean": float(np.mean(values)), "distribution": distribution_of(values)}} if len(values) else {}
+    mean, sd = float(np.mean(SCORES)), float(np.std(SCORES))
+    file.write_text(json.dumps({"mean": mean, "sd": sd, "distribution": distribution_of(SCORES), "aspects": aspects}))
+    return str(file)
+
+
+@pytest.mark.parametrize(("q", "open_share"), [(0.0, 1.0), (0.3, 1.0), (0.31, 0.7), (0.6, 0.7), (0.7, 0.4), (1.0, 0.4)])
+def test_a_gate_at_a_quantile_is_open_for_the_texts_of_the_initial_policy_that_reach_it(
+    tmp_path: Path, q: float, open_share: float
+) -> None:
+    opened = 0
+    for score in (0.0, 0.2, 0.9):
+        env = hierarchical(score, statistics=measured_file(tmp_path), gate_quantile=q)
+        credited(env, TEXT)
+        opened += SCORES.count(score) * int(env.get_wrapper_attr("credit_metrics")()["credit/gate_open"])
+    assert opened / len(SCORES) == open_share
+
+
+def test_a_quantile_is_of_a_file_and_there_is_one_gate(tmp_path: Path) -> None:
+    with pytest.raises(NotApplicable, match=r"gate_quantile=0\.5 is a quantile of what was seen on texts .* statistics=FILE"):
+        hierarchical(0.5, gate_quantile=0.5)
+    with pytest.raises(ValueError, match=r"gate=0\.6 and gate_quantile=0\.5 are two gates"):
+        hierarchical(0.5, gate=0.6, gate_quantile=0.5, statistics=measured_file(tmp_path))
+    with pytest.raises(ValueError, match=r"a quantile lies in 0\.\.1, got 2"):
+        hierarchical(0.5, gate_quantile=2, statistics=measured_file(tmp_path))
+
+
+@pytest.mark.parametrize("make_env", [hierarchical, weighted])
+def test_random_values_stand_where_the_aspect_judges_and_have_its_distribution(tmp_path: Path, make_env: Any) -> None:
+    seen = [0.5] * 3 + [-0.5]
+    file = measured_file(tmp_path, seen)
+    found = []
+    for seed in range(300):
+        paid = rewards(make_env(2.0, statistics=file, squash=None, values="random", seed=seed))
+        assert [paid[i] for i in (0, 1, 3, 4, 5)] == [0.0] * 5
+        found += [paid[2], paid[6]]
+    assert set(found) == {0.5, -0.5}
+    assert np.mean(found) == pytest.approx(np.mean(seen), abs=4 * np.std(seen) / np.sqrt(600))
+
+
+def test_random_values_are_drawn_by_seed_and_text_whatever_the_text_says(tmp_path: Path) -> None:
+    file = measured_file(tmp_path, np.linspace(-1, 1, 50))
+    options = {"statistics": file, "squash": None, "values": "random"}
+    judged_so, judged_otherwise = sentence_aspect(0.5, -0.5), sentence_aspect(-0.5, 0.5)
+    found = rewards(weighted(2.0, judged_so, **options))
+    assert found == rewards(weighted(2.0, judged_otherwise, **options))
+    assert found != rewards(weighted(2.0, judged_so, **options, seed=1))
+    env = weighted(2.0, judged_so, **options)
+    _, stepped = walk(env, TEXT, options={"prompt": Prompt("p: ")})
+    assert stepped is not None
+    assert stepped.rewards.tolist() == found
+
+
+def test_two_random_aspects_are_drawn_apart(tmp_path: Path) -> None:
+    file = tmp_path / "statistics.json"
+    record = {"mean": 0.0, "distribution": distribution_of(np.linspace(-1, 1, 50))}
+    file.write_text(json.dumps({"mean": 0.0, "sd": 1.0, "aspects": {"fact": record, "tone": record}}))
+    options = {"statistics": str(file), "squash": None, "values": "random"}
+    both = [FACT, sentence_aspect(0.5, -0.5, name="tone")]
+    first, second = (rewards(weighted(0.0, both, weights=weights, **options)) for weights in ([1.0, 0.0], [0.0, 1.0]))
+    assert first[2] != second[2]
+
+
+def test_random_values_need_a_file_that_tells_what_was_seen(tmp_path: Path) -> None:
+    with pytest.raises(
+        NotApplicable, match='values="random" draws what was seen on texts of the initial policy: pass statistics=FILE'
+    ):
+        hierarchical(0.5, values="random")
+    with pytest.raises(ValueError, match="does not tell the distribution of the aspect 'fact'"):
+        hierarchical(0.5, values="random", statistics=measured_file(tmp_path))
+    with pytest.raises(ValueError, match='values must be "judged" or "random", and seed not negative'):
+        hierarchical(0.5, values="guessed")
+
+
 # --- Where the numbers come from ---------------------------------------------------------------------------------------
 
 
@@ -263,7 +346,7 @@ def test_a_scorer_of_ones_own_needs_its_statistics_measured() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"squash": "tanh"}, 'squash must be "sigmoid" or None, got \'tanh\''),
+        ({"squash": "tanh"}, "squash must be \"sigmoid\" or None, got 'tanh'"),
         ({"normalise": "length"}, 'normalise must be "per_position" or None'),
         ({"gate": math.nan}, "gate must be a number"),
         ({"holistic_weight": math.inf}, "holistic_weight must be finite, got inf"),

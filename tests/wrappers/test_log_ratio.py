@@ -14,7 +14,7 @@ from tests.worlds import EOS, credited, ids, make, walk
 from textenv.agents import LMPolicy
 from textenv.episode import Prompt
 from textenv.reward import NotApplicable
-from textenv.wrappers import ImplicitReward, TokenLogRatioReward
+from textenv.wrappers import ImplicitReward, TokenLogRatioReward, log_ratio
 
 TEXTS = [ids("some text", end=True), ids("b", end=True), [EOS], ids("sixteen letters!")]
 INF = float("inf")
@@ -82,6 +82,32 @@ def test_no_token_is_paid_more_than_the_clip_and_the_score_is_on_the_last_alone(
         assert found == pytest.approx(unclipped.clip(-clip, clip), abs=1e-9)
 
 
+@pairs
+def test_a_sigmoid_bounds_every_ratio_and_keeps_their_order(pair: str) -> None:  # treg §8, C10
+    for tokens in TEXTS:
+        ratio = dense(rto(pair, scale=1.0, clip=INF), tokens)
+        found = dense(rto(pair, scale=0.4, squash="sigmoid"), tokens)
+        assert found == pytest.approx(0.4 * (1 / (1 + np.exp(-ratio)) - 0.5), abs=1e-6)
+        assert (abs(found) < 0.2).all()
+        assert np.argsort(found).tolist() == np.argsort(ratio).tolist()
+
+
+def test_a_sigmoid_of_the_swapped_pair_is_the_negative() -> None:
+    (model, reference), tokens = PAIRS["llama"], TEXTS[0]
+    swapped = make(reward=lambda env: TokenLogRatioReward(env, reference, model, squash="sigmoid"), payment="end",
+                   scorer=worlds.constant_scorer(0.75))  # fmt: skip
+    assert dense(swapped, tokens) == pytest.approx(-dense(rto(squash="sigmoid"), tokens), abs=1e-9)
+
+
+def test_no_ratio_is_too_large_for_a_sigmoid(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = rto(scale=1.0, squash="sigmoid")
+    answers = iter([np.full(3, 1e4), np.zeros(3), np.full(3, -1e4), np.zeros(3)])
+    monkeypatch.setattr(log_ratio, "token_log_probs", lambda *_, **__: [next(answers)])
+    assert credited(env, [1, 2, 3]).rewards.tolist() == [0.5] * 3
+    assert credited(env, [1, 2, 3]).rewards.tolist() == [-0.5] * 3
+    assert env.get_wrapper_attr("credit_metrics")()["credit/clipped_share"] == 0.0
+
+
 def test_no_gradient_reaches_the_two_models() -> None:  # 5
     credited(rto(), TEXTS[0])
     for model in PAIRS["llama"]:
@@ -128,7 +154,13 @@ def test_the_log_says_how_many_tokens_were_clipped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"scale": float("nan")}, "scale must be finite, got nan"), ({"clip": 0.0}, "clip must be above 0")]
+    ("options", "message"),
+    [
+        ({"scale": float("nan")}, "scale must be finite, got nan"),
+        ({"clip": 0.0}, "clip must be above 0"),
+        ({"squash": "tanh"}, 'squash must be "clip" or "sigmoid", got \'tanh\''),
+        ({"squash": "sigmoid", "clip": 0.05}, 'squash="sigmoid" is bounded by scale / 2; leave out clip=0.05'),
+    ],
 )
 def test_a_bad_argument_is_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

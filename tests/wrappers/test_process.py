@@ -78,7 +78,7 @@ def test_a_classifier_by_name_is_given_its_options(tmp_path: Path) -> None:
 
 def test_long_inputs_lose_their_left_end() -> None:
     asked = StepClassifier(worlds.classifier("llama", LABELS), tokenizer=worlds.BYTES, max_tokens=4, template="{prompt}{text}")
-    assert bytes(asked._ids(episode("abcdef"), "abcdef")) == b"cdef"
+    assert bytes(asked._rows([(episode("abcdef"), "abcdef")])[0]) == b"cdef"
 
 
 def test_an_aspect_or_its_name_is_a_judge_of_steps_too() -> None:
@@ -127,7 +127,7 @@ def test_a_copy_of_its_arguments_holds_no_second_model() -> None:
         (lambda m: StepClassifier(m, tokenizer=worlds.BYTES, segmenter="words"), ValueError, "segmenter 'words'"),
         (lambda m: ProcessReward(make(), m), TypeError, "say how it is to be asked: model=StepClassifier"),
         (lambda m: ProcessReward(make(), 3), TypeError, "model= got int"),
-        (lambda m: ProcessReward(make(), judge, segmenter="lines"), ValueError, r"\['segmenter'\] are of a step classifier"),
+        (lambda m: ProcessReward(make(), judge, segmenter="lines"), ValueError, r"no arguments \['segmenter'\] beside model"),
     ],
 )  # fmt: skip
 def test_bad_arguments_are_refused(make_it: Any, error: type[Exception], message: str) -> None:

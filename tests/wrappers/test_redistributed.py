@@ -215,6 +215,44 @@ def test_two_models_add_their_differences() -> None:  # 9
         assert credited(red(both), tokens).rewards.sum() == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.parametrize("alpha", [-1.0, 1.0, 0.3])
+@pytest.mark.parametrize("mix", [0.0, 0.5, 1.0])
+def test_a_cost_model_and_its_weight_add_their_differences(alpha: float, mix: float) -> None:  # 9
+    reward, cost = judge(), judge("gpt2")
+    env = red(reward, cost_model=cost, alpha=alpha, mix=mix)
+
+    def both(episodes: Sequence[Episode]) -> list[float]:
+        return [0.5 * (r + alpha * c) for r, c in zip(reward(episodes), cost(episodes), strict=True)]
+
+    for tokens in TEXTS:
+        r, c = phi(reward, tokens), phi(cost, tokens)
+        found = credited(env, tokens)
+        expected = 0.5 * ((r[-1] - mix * r[0]) + alpha * (c[-1] - mix * c[0]))
+        assert found.rewards.sum() == pytest.approx(expected, abs=1e-4)
+        assert found.rewards == pytest.approx(credited(red(both, mix=mix), tokens).rewards, abs=1e-4), "as one scorer of both"
+        assert found.score == pytest.approx(r[-1], abs=1e-5), "the task's score is the reward model's still"
+        so_far = credited(env, tokens[:-1])
+        assert so_far.rewards == pytest.approx(found.rewards[:-1], abs=1e-4)
+
+
+def test_the_paper_leaves_the_weight_of_the_cost_open_so_it_must_be_given() -> None:
+    for options in ({"cost_model": JUDGE}, {"alpha": -1.0}, {"cost_model": JUDGE, "alpha": float("nan")}):
+        with pytest.raises(ValueError, match=r"cost_model= and alpha= come together, got .*; alpha=-1 subtracts the cost"):
+            red(JUDGE, **options)
+
+
+def test_a_cost_changes_the_objective_takes_the_score_and_is_logged() -> None:
+    env = red(JUDGE, cost_model=worlds.constant_scorer(0.25), alpha=-1.0, mix=0.0, prompt_term="keep")
+    wrapper: Any = env
+    while not isinstance(wrapper, RedistributedReward):
+        wrapper = wrapper.env
+    assert (wrapper.keeps_return, wrapper.takes_score) == (False, True)
+    credited(env, ids("bd", end=True))
+    assert env.get_wrapper_attr("credit_metrics")()["credit/cost"] == 0.25
+    assert env.get_wrapper_attr("credit_metrics")()["credit/cost"] == 0.0
+    assert "credit/cost" not in red(JUDGE).get_wrapper_attr("credit_metrics")()
+
+
 @pytest.mark.parametrize("reward", ["sparse", "redistributed"])
 def test_the_kl_penalty_stays_on_its_own_token(reward: str) -> None:  # 10
     env = make(reward=reward, payment="end", max_new_tokens=32, max_prompt_tokens=16, scorer=JUDGE)

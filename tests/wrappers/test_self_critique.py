@@ -57,7 +57,7 @@ def test_by_default_the_critic_is_the_model_that_the_tokenizer_came_with() -> No
 
 
 def test_a_tokenizer_without_a_model_needs_a_policy() -> None:
-    with pytest.raises(NotApplicable, match=r'self_critique needs the policy\'s own base model.*\{"policy": a name'):
+    with pytest.raises(NotApplicable, match=r'came with no language model; pass reward=\("self_critique", \{"policy": a name'):
         make(reward="self_critique")
 
 
@@ -105,6 +105,27 @@ def test_the_adapter_of_a_policy_does_not_influence_the_critic() -> None:  # rel
     assert isinstance(policy, peft.PeftModel), "the policy itself keeps its adapter"
     with torch.no_grad():
         assert not torch.allclose(policy(token).logits, base(token).logits)
+
+
+def test_the_moving_policy_is_asked_as_it_is_at_the_moment_adapter_and_all() -> None:  # relc §8, C10
+    policy = LMPolicy(worlds.llama(max_position_embeddings=256), "bytes", lora=4, device="cpu")
+    env = self_critique(policy, moving=True)
+    assert critic_of(env).model is policy.model
+    before = said(env)
+    assert before == said(self_critique(policy)), "an adapter that has not learned changes nothing"
+    TokenPPO(policy, env, n_episodes=4, learning_rate=1e-1, seed=0).learn(4 * 8)
+    merged, tokenizer = copy.deepcopy(policy.model), policy.tokenizer
+    fresh = self_critique(LMPolicy(worlds.llama(max_position_embeddings=256), "bytes", device="cpu"))
+    assert said(env) != before
+    assert said(fresh) == before, "the frozen critic is what the policy began as"
+    assert said(env) == said(self_critique(merged, tokenizer=tokenizer, moving=True))
+    assert any(p.requires_grad for p in policy.model.parameters()), "it goes on learning"
+
+
+@pytest.mark.parametrize("policy", [None, "textenv/tiny"])
+def test_a_moving_policy_must_be_the_policy_itself(policy: Any) -> None:
+    with pytest.raises(ValueError, match="moving=True asks the policy that is being trained: pass it as policy="):
+        self_critique(policy, moving=True)
 
 
 def test_an_adapter_put_in_by_transformers_is_switched_off_too() -> None:

@@ -21,6 +21,7 @@ from textenv.cli.judge import judge
 from textenv.cli.list_environments import list_environments
 from textenv.cli.pretrain import pretrain
 from textenv.cli.train import train
+from textenv.threads import set_threads
 
 __all__ = ["app", "main"]
 
@@ -41,12 +42,17 @@ def _version(asked: bool) -> None:
 
 
 @app.callback()
+@reports_errors
 def textenv(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version. Example: --version")
     ] = False,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of torch; default: physical cores, 8 at most. Example: --threads 2")
+    ] = None,
 ) -> None:
     """Text generation as Gymnasium environments: reward placed on tokens, agents that learn from it."""
+    set_threads(threads)
 
 
 _COMMANDS: dict[str, Callable[..., None]] = {

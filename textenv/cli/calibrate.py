@@ -3,13 +3,13 @@
 ALaRM (`reward="hierarchical"`) compares the z-score of a text with its gate; the two numbers belong to one scorer and one
 policy, and are measured once, before training: `reward=("hierarchical", {"statistics": "statistics.json"})`, or
 `textenv train ... --reward 'hierarchical:{"statistics": "statistics.json"}'`. The same file tells the mean length, by which
-ALaRM's ablation divides a text's own.
+ALaRM's ablation divides a text's own, and how the score and the values of each aspect were distributed (a gate at a quantile, and
+the control whose values are drawn at random).
 """
 
 from __future__ import annotations
 
 import json
-import math
 import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -100,16 +100,29 @@ def calibrate(
 
 
 def measured(episodes: Sequence[Episode], aspects: Sequence[Aspect]) -> dict[str, Any]:
-    """{"mean", "sd", "n", "aspects": {name: {"mean", "sd", "n"}}}: of the scores, and of each aspect's raw mean a text.
+    """{"mean", "sd", "n", "distribution", "aspects": {name: the same}}: of the scores, and of each aspect.
 
-    The deviation is the sample's (n − 1). Texts in which an aspect judges nothing are left out of its numbers; None where too few
+    An aspect's mean and deviation (the sample's, n − 1) are those of its raw mean a text; its distribution is that of its raw
+    values at the tokens that have one. Texts in which an aspect judges nothing are left out of its numbers; None where too few
     are left.
     """
-    of_aspects = {aspect.name: _moments(aspect.per_text(episodes, empty=math.nan)) for aspect in aspects}
-    return {**_moments([episode.score for episode in episodes]), "aspects": of_aspects}
+    return {**_record([episode.score for episode in episodes]), "aspects": {a.name: _of_aspect(episodes, a) for a in aspects}}
 
 
-def _moments(values: Sequence[float]) -> dict[str, Any]:
-    known = [value for value in values if not math.isnan(value)]
-    mean = statistics.fmean(known) if known else None
-    return {"mean": mean, "sd": statistics.stdev(known) if len(known) > 1 else None, "n": len(known)}
+def _of_aspect(episodes: Sequence[Episode], aspect: Aspect) -> dict[str, Any]:
+    placed = [(where, raw) for where, raw in aspect.placed(episodes) if where.any()]
+    means = [float(raw.sum() / where.sum()) for where, raw in placed]
+    return _record(means, [float(value) for where, raw in placed for value in raw[where]])
+
+
+def _record(per_text: Sequence[float], values: Sequence[float] | None = None) -> dict[str, Any]:
+    """Mean and deviation of one number a text, and the distribution of `values` (default: of those numbers)."""
+    from textenv.judges.statistics import distribution_of
+
+    values = per_text if values is None else values
+    return {
+        "mean": statistics.fmean(per_text) if per_text else None,
+        "sd": statistics.stdev(per_text) if len(per_text) > 1 else None,
+        "n": len(per_text),
+        "distribution": distribution_of(values) if values else None,
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,6 +36,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Write the metrics to this file. Example: --out metrics.json")] = None,
     seed: o.Seed = 0,
     device: o.Device = "auto",
+    precision: o.Precision = None,
     debug: Debug = False,
 ) -> None:
     """Measure a policy on held-out prompts.
@@ -54,13 +55,14 @@ def evaluate(
     )  # fmt: skip
     _, held_out = make_environments(env_id, environment)
     measure = Measuring(held_out, judge or [], eval_prompts, k, seed)
-    against = None if reference is None else LMPolicy(reference, device=device)
+    model: dict[str, Any] = o.given(device=device, precision=precision)
+    against = None if reference is None else LMPolicy(reference, **model)
     if against is not None and against.tokenizer.get_vocab() != held_out.get_wrapper_attr("tokenizer").get_vocab():
         raise ValueError(
             f"--reference {reference} has another vocabulary than the policy, so it cannot read its tokens; "
             "name the model that the policy was trained from"
         )
-    measured = measure(load_policy(env_id, environment, device), against, "evaluate")
+    measured = measure(load_policy(env_id, environment, **model), against, "evaluate")
     columns = {policy or "embedded policy": measured}
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -66,7 +67,10 @@ def judge(
     out: Annotated[
         Path | None, typer.Option(help="Write verdicts, rates and agreement to this file. Example: --out verdicts.json")
     ] = None,
-    seed: o.Seed = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of sampling (0 if not given) and of the order in the page (else unpredictable). Example: --seed 1"),
+    ] = None,
     device: o.Device = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files of --export. Example: --overwrite")] = False,
     debug: Debug = False,
@@ -103,12 +107,16 @@ def judge(
         raise ValueError("give two sets of texts, A and B: files, or policies (with --env)")
     else:
         arguments = o.given(prompts=prompts, max_new_tokens=max_new_tokens)
-        pairs = compared(a, b, env_id=env, n=n, columns=o.pairs(column), seed=seed, device=device, **arguments)
+        pairs = compared(a, b, env_id=env, n=n, columns=o.pairs(column), seed=seed or 0, device=device, **arguments)
         names = (a, b)
     if export is not None:
         asked = f"Which response is {criterion}?" if criterion else "Which response is better?"
-        written = export_pairs(pairs, export, names=names, seed=seed, question=asked, overwrite=overwrite)
-        say(f"page {written[0]}, table to fill in {written[1]}; key {written[2]} (not for the reader)", style="bold")
+        order = secrets.randbits(63) if seed is None else seed
+        written = export_pairs(pairs, export, seed=order, names=names, question=asked, overwrite=overwrite)
+        say(
+            f"page {written[0]}, table to fill in {written[1]}; key {written[2]} and seed {order} (not for the reader)",
+            style="bold",
+        )
     judged += [judge_by_scores(f"scorer {name}", found, pairs, margin) for name, found in scorers.items()]
     judged += [_asked(source, model, pairs) for source, model in models.items()]
     if not judged:

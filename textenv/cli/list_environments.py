@@ -16,7 +16,7 @@ def list_environments(debug: Debug = False) -> None:
     """List the environments and rewards.
 
     A reward keeps the return if an episode's credit sums to the score; it is causal if the credit of a token rests on the
-    tokens up to it, and not on the finished text.
+    tokens up to it, and not on the finished text. Of those that take the score from the last token a stack holds one at most.
 
     Example: textenv list
     """
@@ -31,14 +31,15 @@ def list_environments(debug: Debug = False) -> None:
     console.print(table)
 
     table = Table(title="Rewards", caption="a reward of your own: --reward my_module:MyReward")
-    for column in ("name", "who deserves it", "keeps the return", "causal"):
+    for column in ("name", "who deserves it", "keeps the return", "causal", "takes the score"):
         table.add_column(column, no_wrap=column == "name")
     for name, wrapper in REWARDS.items():
         if wrapper is None:
-            table.add_row(name, "The last token: the task's score.", "yes", "yes")
+            table.add_row(name, "The last token: the task's score.", "yes", "yes", "no")
         else:
             cls = _load(wrapper)
-            table.add_row(name, _what(cls), *("yes" if fact else "no" for fact in (cls.keeps_return, cls.causal)))
+            facts = (cls.keeps_return, cls.causal, cls.takes_score)
+            table.add_row(name, _what(cls), *("yes" if fact else "no" for fact in facts))
     console.print(table)
 
 

@@ -70,6 +70,9 @@ EvalPrompts = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Seed of every draw. Example: --seed 1")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ... Example: --device cuda")]
+Precision = Annotated[
+    str | None, typer.Option(help="How the policy computes: auto, fp32, bf16 or medium; default: auto. Example: --precision bf16")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what --out holds. Example: --overwrite")]
 
 

@@ -64,6 +64,7 @@ def train(
     k: o.K = 25,
     eval_prompts: o.EvalPrompts = None,
     device: o.Device = "auto",
+    precision: o.Precision = None,
     overwrite: o.Overwrite = False,
     debug: Debug = False,
 ) -> None:
@@ -94,7 +95,7 @@ def train(
         out = o.free_directory(out, overwrite=overwrite or (resume is not None and out.resolve() == resume.resolve()))
     env, held_out = make_environments(env_id, environment)
     measure = Measuring(held_out, judge or [], eval_prompts, k, seed)
-    agent = _agent(env_id, env, environment, learner, seed, device, resume)
+    agent = _agent(env_id, env, environment, learner, seed, o.given(device=device, precision=precision), resume)
     if total_timesteps <= agent.num_timesteps:
         raise ValueError(
             f"the run has {agent.num_timesteps} timesteps behind it; give a --total-timesteps above that, got {total_timesteps}"
@@ -141,8 +142,8 @@ def make_environments(env_id: str, arguments: dict[str, Any]) -> tuple[gym.Env[A
     return env, gym.make(env_id, **{**arguments, "split": "test"})
 
 
-def load_policy(env_id: str, environment: dict[str, Any], device: str) -> Any:
-    """The policy that is named, or the embedded one of the environment.
+def load_policy(env_id: str, environment: dict[str, Any], device: str, **options: Any) -> Any:
+    """The policy that is named, or the embedded one of the environment; options as for `LMPolicy`.
 
     Raises:
         ValueError: the environment has none.
@@ -154,7 +155,7 @@ def load_policy(env_id: str, environment: dict[str, Any], device: str) -> Any:
     name = environment.get("policy", default if default.startswith("textenv/") else None)
     if name is None:
         raise ValueError(f"{env_id} has no policy of its own; name one: --policy DIR")
-    return LMPolicy(name, environment.get("tokenizer"), device=device)
+    return LMPolicy(name, environment.get("tokenizer"), device=device, **options)
 
 
 def _agent(
@@ -163,14 +164,14 @@ def _agent(
     environment: dict[str, Any],
     learner: dict[str, Any],
     seed: int,
-    device: str,
+    model: dict[str, Any],
     resume: Path | None,
 ) -> TokenPPO:
     from textenv.agents import TokenPPO
 
     if resume is not None:
-        return TokenPPO.load(resume / "agent", env, device=device, **learner)
-    return TokenPPO(load_policy(env_id, environment, device), env, seed=seed, **learner)
+        return TokenPPO.load(resume / "agent", env, **model, **learner)
+    return TokenPPO(load_policy(env_id, environment, **model), env, seed=seed, **learner)
 
 
 def _learn(agent: TokenPPO, total_timesteps: int, out: Path | None, save_every: int) -> None:

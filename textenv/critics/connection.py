@@ -13,11 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Protocol, TypeVar
 
-__all__ = ["Patience", "Transient", "in_parallel", "persist", "retry_after"]
+__all__ = ["Patience", "Transient", "in_parallel", "persist", "retry_after", "stoppable"]
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -109,6 +111,46 @@ def _tell(message: str) -> None:
         _LOG.warning("%s", message)
 
 
+class _Stops:
+    """Events that are set together."""
+
+    def __init__(self) -> None:
+        self._events: list[threading.Event] = []
+        self._lock, self._stopped = threading.Lock(), False
+
+    def event(self) -> threading.Event:
+        """One more; set already, where they have been."""
+        with self._lock:
+            self._events.append(threading.Event())
+            if self._stopped:
+                self._events[-1].set()
+            return self._events[-1]
+
+    def stop(self) -> None:
+        """Set them all."""
+        with self._lock:
+            self._stopped = True
+            for event in self._events:
+                event.set()
+
+
+_STOPS: ContextVar[_Stops | None] = ContextVar("stops", default=None)
+
+
+@contextmanager
+def stoppable() -> Iterator[Callable[[], None]]:
+    """Gives a function that ends all that is asked for in parallel within, also what waits for a retry.
+
+    For whoever asks in another thread, with a copy of this context: an interrupt reaches the main thread alone.
+    """
+    stops = _Stops()
+    token = _STOPS.set(stops)
+    try:
+        yield stops.stop
+    finally:
+        _STOPS.reset(token)
+
+
 def in_parallel(
     ask: Callable[[Item, threading.Event], T], items: Sequence[Item], concurrency: int
 ) -> Iterator[tuple[int, T]]:
@@ -119,7 +161,8 @@ def in_parallel(
         items: what is asked.
         concurrency: questions at a time.
     """
-    stop = threading.Event()
+    stops = _STOPS.get()
+    stop = threading.Event() if stops is None else stops.event()
     pool = ThreadPoolExecutor(max_workers=min(concurrency, len(items)) or 1, thread_name_prefix="textenv-ask")
     try:
         futures = {pool.submit(ask, item, stop): i for i, item in enumerate(items)}

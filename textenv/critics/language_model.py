@@ -14,14 +14,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from textenv.batching import by_length
 from textenv.critics.asking import Answer, AskedCritic
 from textenv.critics.forms import CritiqueForm, CritiqueFormat, Question, WordScores
 from textenv.critics.parsing import CritiqueError, Section, parse_critique
 from textenv.critics.untrusted import TEXT_LIMIT, one_line
 from textenv.episode import Prompt
 from textenv.generation import generate
+from textenv.judges.encodings import encode
 from textenv.layouts import layout_of
-from textenv.models import load_language_model
+from textenv.models import load_language_model, pick_dtype
 from textenv.tokenization import load_tokenizer
 
 __all__ = ["CritiqueError", "CritiqueFormat", "LanguageModelCritic", "Section", "WordScores", "one_line", "parse_critique"]
@@ -41,7 +43,7 @@ class LanguageModelCritic(AskedCritic):
         max_new_tokens: budget of an answer; an answer cut there loses its last, perhaps incomplete, item (counted).
             Default: 64, for numbers of words 256.
         max_text: characters of a text shown at most, fewer where the model's positions need it (its beginning and end).
-        batch_size: texts a batch, sorted by length.
+        batch_size: texts a batch at most, of like length (and of `textenv.batching.TOKENS` tokens at most).
 
     Raises:
         CritiqueError: with `on_error="raise"`, on the first answer that cannot be parsed.
@@ -59,7 +61,7 @@ class LanguageModelCritic(AskedCritic):
         max_new_tokens: int | None = None,
         max_text: int = TEXT_LIMIT,
         batch_size: int = 64,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | Literal["auto"] = torch.float32,
         device: str | torch.device = "auto",
     ) -> None:
         if on_error not in ("raise", "skip"):
@@ -69,8 +71,8 @@ class LanguageModelCritic(AskedCritic):
             raise ValueError("a model object needs its tokenizer: pass tokenizer=")
         name = os.fspath(source) if named else type(source).__name__
         super().__init__(name, form, on_error=on_error, max_new_tokens=max_new_tokens, max_text=max_text)
-        self.tokenizer = load_tokenizer(source if tokenizer is None else tokenizer)
-        self.model = load_language_model(source, dtype=dtype, device=device, shared=True)
+        self.tokenizer = load_tokenizer(source if tokenizer is None else tokenizer, shared=True)
+        self.model = load_language_model(source, dtype=pick_dtype(dtype, device), device=device, shared=True)
         self.batch_size = batch_size
         self._layout = layout_of(self.model)
 
@@ -89,7 +91,7 @@ class LanguageModelCritic(AskedCritic):
             question = self._form.question(text, prompt, score, limit=limit)
             if self._fits(len(question.text.encode()) + 3):
                 return question  # a token is a byte at least, but for a begin-of-text, an end, and a leading space
-            tokens = len(self._encode(question.text))
+            tokens = len(self._encode([question.text])[0])
             longest = max(len(text), len(prompt.text), *map(len, prompt.context)) if prompt else len(text)
             if self._fits(tokens):
                 return question
@@ -101,11 +103,9 @@ class LanguageModelCritic(AskedCritic):
                 )
 
     def _complete(self, questions: Sequence[str]) -> list[Answer | None]:
-        prompts = [np.array(self._encode(question), np.int64) for question in questions]
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        prompts = [np.array(ids, np.int64) for ids in self._encode(questions)]
         out: list[Answer | None] = [None] * len(prompts)
-        for at in range(0, len(order), self.batch_size):
-            rows = order[at : at + self.batch_size]
+        for rows in by_length([len(prompt) + self.max_new_tokens for prompt in prompts], self.batch_size):
             tokens = generate(
                 self.model,
                 [prompts[i] for i in rows],
@@ -118,8 +118,9 @@ class LanguageModelCritic(AskedCritic):
                 out[i] = (str(said), ended)
         return out
 
-    def _encode(self, question: str) -> list[int]:
-        ids = list(self.tokenizer(question)["input_ids"])
-        if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id and not self.model.config.is_encoder_decoder:
-            ids.pop()  # it is to be continued; an encoder reads it
-        return ids
+    def _encode(self, questions: Sequence[str]) -> list[list[int]]:
+        read = [encoded.ids for encoded in encode(self.tokenizer, questions)]
+        if self.model.config.is_encoder_decoder:
+            return read
+        end = self.tokenizer.eos_token_id  # a question is to be continued; an encoder reads its end
+        return [ids[:-1] if len(ids) > 1 and ids[-1] == end else ids for ids in read]

@@ -61,7 +61,8 @@ def load_critic(source: Any, form: CritiqueFormat) -> Critic:
         return critic
     if isinstance(source, CriticModel):
         form = _bare(form) if embedded_name(source.name) else form
-        return LanguageModelCritic(source.model, form, tokenizer=source.tokenizer, on_error="skip")
+        device = getattr(source.model, "device", "auto")  # where its owner has it
+        return LanguageModelCritic(source.model, form, tokenizer=source.tokenizer, on_error="skip", device=device)
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(
             f'critic must be callable, "lexicon:FILE", the URL of a server, a directory or a model name, got {source!r}'

@@ -21,7 +21,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 from urllib.parse import urlsplit, urlunsplit
 
 from textenv.critics.asking import Answer, AskedCritic
@@ -70,6 +70,8 @@ class ServerCritic(AskedCritic):
         ServerError: with "raise", no answer; always, a wrong key or model.
         CritiqueError: with "raise", an answer that cannot be parsed.
     """
+
+    waits: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from textenv.critics.asking import AskedCritic
 from textenv.critics.forms import ScoreRange
 from textenv.episode import Episode, Span
 from textenv.task import Critic
+from textenv.waits import waits
 
 __all__ = ["WordsFromSpans"]
 
@@ -37,6 +38,11 @@ class WordsFromSpans:
     def __call__(self, episodes: Sequence[Episode], /) -> list[list[Span] | None]:
         marked = self.critic(episodes)
         return [None if s is None else self.words(e.text, s) for e, s in zip(episodes, marked, strict=True)]
+
+    @property
+    def waits(self) -> bool:
+        """Whether the critic does."""
+        return waits(self.critic)
 
     @staticmethod
     def words(text: str, spans: Sequence[Span]) -> list[Span]:

@@ -1,14 +1,16 @@
 """The prompts of the embedded tasks, written when asked for: openings of reviews and remarks, and whole documents.
 
 An opening is cut at a word boundary, before the first marked span and before the first rude sentence; it does not end in a
-word that would begin a span ("not", "very"). The prompts of the other tasks are those of their worlds' examples. Both splits
-are drawn from one stream of distinct prompts: none is in both.
+word that would begin a span ("not", "very"). The prompts of the other tasks are those of their worlds' examples, with one
+difference: a reference translation begins with a space, so that its tokens are those that `textenv/tiny-translation` writes,
+which learned its texts behind "German:". Both splits are drawn from one stream of distinct prompts: none is in both.
 """
 
 from __future__ import annotations
 
 import importlib
 import random
+from dataclasses import replace
 from functools import cache
 
 from textenv.embedded import grammar, lexicon
@@ -47,6 +49,8 @@ def _distinct(task: str) -> tuple[Prompt, ...]:
     found: dict[tuple[str, ...], Prompt] = {}
     while len(found) < sum(SIZES.values()):
         prompt = importlib.import_module(WORLDS[task]).sample(rng).prompt if task in WORLDS else _continued(task, rng)
+        if prompt and task == "translation":
+            prompt = replace(prompt, references=tuple(f" {reference}" for reference in prompt.references))
         if prompt:
             found.setdefault((prompt.text, *prompt.context), prompt)
     return tuple(found.values())

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from textenv.batching import by_length
 from textenv.layouts import Positions, layout_of, right_pad
 from textenv.models import load_causal_lm, quiet_files, resolve
 
@@ -112,9 +113,10 @@ class RewardModel(nn.Module):
         at, to, tokens = (torch.from_numpy(array).to(self.device) for array in (index, column, action))
         with self.faster:
             places = Positions({"input_ids": ids, "attention_mask": mask}, at, to, to, tokens)
-            hidden, logits = layout_of(self.language_model).read(places)
+            hidden, head = layout_of(self.language_model).read(places)
             rewards = self.classifier.score(hidden[len(tokens) :]).float()
-        losses = nn.functional.cross_entropy(logits[: len(tokens)].float(), tokens, reduction="none")  # (N,)
+            logits = head(hidden[: len(tokens)]).float()
+        losses = nn.functional.cross_entropy(logits, tokens, reduction="none")  # (N,)
         sums = torch.zeros(len(arrays), device=self.device).index_add(0, at[: len(tokens)], -losses)
         return rewards, sums
 
@@ -123,7 +125,7 @@ class RewardModel(nn.Module):
         """(B,) float32 on the CPU: the second of `rewards_and_log_probs`, in evaluation mode, of any number of rows."""
         self.eval()
         out = torch.zeros(len(rows))
-        for batch in _by_length(rows, batch_size):
+        for batch in by_length([len(row) for row in rows], batch_size):
             out[batch] = self.rewards_and_log_probs([rows[i] for i in batch], [starts[i] for i in batch])[1].cpu()
         return out
 
@@ -132,15 +134,10 @@ class RewardModel(nn.Module):
         """(B, labels) float32 on the CPU, in evaluation mode; the mode is as before afterwards."""
         training, _ = self.training, self.eval()
         out = torch.zeros(len(rows), self.classifier.config.num_labels)
-        for batch in _by_length(rows, batch_size):
+        for batch in by_length([len(row) for row in rows], batch_size):
             out[batch] = self.rewards([rows[i] for i in batch]).cpu()
         self.train(training)
         return out
-
-
-def _by_length(rows: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]:
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    return [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
 
 
 def load_reward_model(

@@ -38,7 +38,7 @@ def learning_rate_factor(step: int, steps: int, warmup: int, floor: float = 0.0)
 def fit(
     module: nn.Module,
     batches: Iterable[Batch],
-    loss: Callable[[Any, Batch], torch.Tensor],
+    loss: Callable[[Any, Batch], torch.Tensor | Iterable[torch.Tensor]],
     *,
     steps: int,
     learning_rate: float = 1e-3,
@@ -58,7 +58,8 @@ def fit(
 
     Args:
         batches: read once, one batch a step; may be endless.
-        loss: (module, batch) → scalar tensor.
+        loss: (module, batch) → scalar tensor; or several whose sum is the loss, read one after the other: the graph of one alone
+            stands in memory.
         steps: optimiser steps; fewer batches than that end the training early.
         warmup: share of the steps in which the learning rate rises.
         floor: share of the learning rate that is left at the end.
@@ -84,11 +85,13 @@ def fit(
     for step, batch in zip(range(steps), batches):  # noqa: B905 - whichever ends first
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * learning_rate_factor(step, steps, rise, floor)
-        value = loss(module, batch)
         optimizer.zero_grad(set_to_none=True)
-        value.backward()
+        parts, total = loss(module, batch), 0.0
+        for part in (parts,) if isinstance(parts, torch.Tensor) else parts:
+            part.backward()
+            total += part.item()
         norm = nn.utils.clip_grad_norm_(trained, max_grad_norm)
-        losses.append(value.item())
+        losses.append(total)
         if not (math.isfinite(losses[-1]) and torch.isfinite(norm)):
             raise FloatingPointError(
                 f"step {step + 1}: loss {losses[-1]}, gradient norm {norm.item()}; lower the learning rate ({learning_rate})"

@@ -6,7 +6,8 @@ models, and ALaRM takes them over (arXiv 2403.06754). Departures:
 1. there, a separator is put in front of every sentence and the verdict is read at it; here the text is left as it is and the
    verdict is read at the segment's last token, so that one encoding serves all granularities;
 2. the judge's tokenizer need not be the policy's: segments are characters, and each is read at the last of the judge's own
-   tokens that begins inside it.
+   tokens that begins inside it;
+3. the trunk of a model of several labels runs once over a text, whatever the number of aspects, and of wrappers, that ask.
 """
 
 from __future__ import annotations
@@ -15,18 +16,28 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from textenv.aspects import Granularity
+from textenv.batching import by_length
 from textenv.episode import Episode, Span
+from textenv.judges.encodings import encode
+from textenv.judges.remembered import Remembered
 from textenv.judges.scorers import pick_label
-from textenv.models import load_token_classifier
+from textenv.models import load_token_classifier, pick_dtype
 from textenv.segments import load_segmenter
 from textenv.tokenization import load_tokenizer
+from textenv.weights import marks
 
 __all__ = ["TokenClassifierJudge"]
 
 Segmenter = Callable[[str], list[tuple[int, int]]]
+Row = tuple[int, ...]
+_READ: Remembered[tuple[int, Row], NDArray[np.float32]] = Remembered(1 << 22, lambda _, logits: logits.size)
+"""What each model says of every token of a text, (L, labels) each, by the state of its weights and the ids: 16 MB a model."""
 _SEGMENTS = {"text": "whole", "sentence": "sentences", "sub_sentence": "sub_sentences"}
 
 
@@ -65,7 +76,7 @@ class TokenClassifierJudge:
         tokenizer: Any = None,
         batch_size: int = 64,
         max_tokens: int | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | Literal["auto"] = torch.float32,
         device: str | torch.device = "auto",
     ) -> None:
         if output not in ("class", "probability"):
@@ -80,10 +91,10 @@ class TokenClassifierJudge:
         if tokenizer is None and not named:
             raise ValueError("a model object needs its tokenizer: pass tokenizer=")
         self.name = os.fspath(source) if named else type(source).__name__
-        self.tokenizer = load_tokenizer(source if tokenizer is None else tokenizer, need_eos=False)
+        self.tokenizer = load_tokenizer(source if tokenizer is None else tokenizer, need_eos=False, shared=True)
         if not self.tokenizer.is_fast:
             raise ValueError(f"the tokenizer of {self.name} tells no character offsets; pass a fast one as tokenizer=")
-        self.model = load_token_classifier(source, dtype=dtype, device=device, shared=True)
+        self.model = load_token_classifier(source, dtype=pick_dtype(dtype, device), device=device, shared=True)
         config = self.model.config
         self.label = pick_label(config, label, self.name, "TokenClassifierJudge")
         self.label_name = str(config.id2label[self.label])
@@ -99,36 +110,52 @@ class TokenClassifierJudge:
 
     def __call__(self, episodes: Sequence[Episode]) -> list[list[Span]]:
         """For each episode its segments, as spans of `Episode.text` whose reward is the value."""
-        inputs = [self._encode(episode) for episode in episodes]
+        judged = [i for i, episode in enumerate(episodes) if episode.text.strip()]
+        inputs = self._encode([episodes[i] for i in judged])
         out: list[list[Span]] = [[] for _ in episodes]
-        order = sorted((i for i, e in enumerate(episodes) if e.text.strip()), key=lambda i: len(inputs[i][0]))
-        for at in range(0, len(order), self.batch_size):
-            rows = order[at : at + self.batch_size]
-            for i, probability in zip(rows, self._probabilities([inputs[i][0] for i in rows]), strict=True):
-                out[i] = list(self._spans(episodes[i].text, inputs[i][1], probability))
+        for i, (_, places), logits in zip(judged, inputs, self._logits([row for row, _ in inputs]), strict=True):
+            out[i] = list(self._spans(episodes[i].text, places, self._probability(logits)))
         return out
 
-    def _encode(self, episode: Episode) -> tuple[list[int], list[tuple[int, int]]]:
-        """The ids of the filled template, and of each the interval in the text; (0, 0) where it is not of the text."""
-        prompt, text = episode.prompt, episode.text
-        fields = {"prompt": prompt.text, "context": "\n".join(prompt.context)}
-        before, after = (part.format(**fields) for part in self.template.split("{text}"))
-        encoded = self.tokenizer(before + text + after, return_offsets_mapping=True, truncation=False)
-        ids, begin = list(encoded["input_ids"]), len(before)
-        places = [
-            (max(0, a - begin), b - begin) if a < b and begin < b and a < begin + len(text) else (0, 0)
-            for a, b in encoded["offset_mapping"]
-        ]
+    def _encode(self, episodes: Sequence[Episode]) -> list[tuple[Row, list[tuple[int, int]]]]:
+        """The ids of the filled templates, and of each the interval in the text; (0, 0) where it is not of the text."""
+        around = [self._around(episode) for episode in episodes]
+        whole = [before + e.text + after for e, (before, after) in zip(episodes, around, strict=True)]
+        out = []
+        for episode, (before, _), (ids, offsets) in zip(episodes, around, encode(self.tokenizer, whole), strict=True):
+            assert offsets is not None, "a fast tokenizer tells them"
+            out.append(self._placed(ids, offsets.tolist(), len(before), len(episode.text)))
+        return out
+
+    def _around(self, episode: Episode) -> list[str]:
+        """What the template puts before the text, and behind it."""
+        fields = {"prompt": episode.prompt.text, "context": "\n".join(episode.prompt.context)}
+        return [part.format(**fields) for part in self.template.split("{text}")]
+
+    def _placed(self, ids: list[int], offsets: list[list[int]], begin: int, length: int) -> tuple[Row, list[tuple[int, int]]]:
+        """Ids that the model can hold, and where they stand in the text, which begins at a character and has so many."""
+        places = [(max(0, a - begin), b - begin) if a < b and begin < b and a < begin + length else (0, 0) for a, b in offsets]
         if len(ids) > self.max_tokens:
             special = set(self.tokenizer.all_special_ids)
             lead = next((i for i, token in enumerate(ids) if token not in special), 0)
             cut = len(ids) - self.max_tokens + lead
             ids, places = ids[:lead] + ids[cut:], places[:lead] + places[cut:]
-        return ids, places
+        return tuple(ids), places
+
+    def _logits(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
+        """(L, labels) at every token of every row; those that this judge or another has asked for are known."""
+        state = hash(marks(self.model.parameters()))
+        found = _READ.get(self.model, [(state, row) for row in rows])
+        new = [row for row in dict.fromkeys(rows) if (state, row) not in found]
+        for batch in by_length([len(row) for row in new], self.batch_size):
+            made = {(state, new[i]): logits for i, logits in zip(batch, self._read([new[i] for i in batch]), strict=True)}
+            found |= made
+            _READ.put(self.model, made)
+        return [found[state, row] for row in rows]
 
     @torch.inference_mode()
-    def _probabilities(self, rows: list[list[int]]) -> list[list[float]]:
-        """P(label) at every token of every row."""
+    def _read(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
+        """One forward pass of the model."""
         width = max(map(len, rows))
         pad = self.tokenizer.pad_token_id
         ids = torch.full((len(rows), width), int(pad if pad is not None else self.tokenizer.eos_token_id or 0))
@@ -137,9 +164,14 @@ class TokenClassifierJudge:
             ids[i, : len(row)] = torch.tensor(row)
             mask[i, : len(row)] = 1
         device = self.model.device
-        logits = self.model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits.float()  # (b, L, labels)
-        probability = logits[..., self.label].sigmoid() if self._apart else logits.softmax(-1)[..., self.label]
-        return [values[: len(row)] for values, row in zip(probability.tolist(), rows, strict=True)]
+        logits = self.model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits.float().cpu()  # (b, L, labels)
+        return [values[: len(row)] for values, row in zip(logits.numpy(), rows, strict=True)]
+
+    def _probability(self, logits: NDArray[np.float32]) -> list[float]:
+        """P(label) at every token, (L,)."""
+        values = torch.from_numpy(logits)  # (L, labels)
+        chosen: Tensor = values[:, self.label].sigmoid() if self._apart else values.softmax(-1)[:, self.label]
+        return list(chosen.tolist())
 
     def _value(self, probability: float) -> float:
         bad, good = self.scale

@@ -21,6 +21,7 @@ from textenv.episode import Episode, Span
 from textenv.models import load_causal_lm
 from textenv.segments import Segmenter, excerpt, load_segmenter
 from textenv.tokenization import load_tokenizer
+from textenv.waits import waits
 
 if TYPE_CHECKING:
     from textenv.task import Scorer, Task
@@ -60,6 +61,11 @@ class SegmentScores:
         pieces = [excerpt(e, start, end) for e, found in zip(episodes, places, strict=True) for start, end in found]
         scores = iter(self.scorer(pieces) if pieces else ())
         return [[Span(start, end, float(next(scores))) for start, end in found] for found in places]
+
+    @property
+    def waits(self) -> bool:
+        """Whether the scorer does."""
+        return waits(self.scorer)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SegmentScores:
         return self

@@ -21,7 +21,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from textenv.critics.cache import AnswerCache
 from textenv.critics.connection import Patience, Transient, in_parallel, persist, retry_after
@@ -57,6 +57,8 @@ class HTTPScorer:
     Raises:
         HTTPScorerError: no score: a wrong key, a refusal, the patience spent.
     """
+
+    waits: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -52,13 +52,15 @@ def load_scorer(
             what is wanted is not what a reward model thinks good.
 
     Raises:
-        TypeError: a bare model, without who asks it.
+        TypeError: a bare model, without who asks it; neither a name nor callable.
         FileNotFoundError, ValueError: no model there; labels that do not tell which way round the score is.
     """
     if callable(source):
         refuse_model("scorer", source)
         scorer: Scorer = source
         return scorer
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(f"a scorer is a callable, a directory or a model name, got {source!r}")
     name, names, fit = os.fspath(source), _labels(source), _fit(source)
     template = fit.get("template", template)
     if not isinstance(label, tuple):

@@ -290,8 +290,10 @@ class _Local(LanguageModelCritic):
         return self._complete(questions)
 
     def fits(self, question: str) -> bool:
-        return self._fits(len(self._encode(question)))
+        return self._fits(len(self._encode([question])[0]))
 
-    def _encode(self, question: str) -> list[int]:
-        chat = bool(getattr(self.tokenizer, "chat_template", None)) and not self.model.config.is_encoder_decoder
-        return ChatTemplate(self.tokenizer).ids(question) if chat else super()._encode(question)
+    def _encode(self, questions: Sequence[str]) -> list[list[int]]:
+        if not getattr(self.tokenizer, "chat_template", None) or self.model.config.is_encoder_decoder:
+            return super()._encode(questions)
+        template = ChatTemplate(self.tokenizer)
+        return [template.ids(question) for question in questions]

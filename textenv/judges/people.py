@@ -82,7 +82,7 @@ def export_files(page: str | os.PathLike[str], overwrite: bool = False) -> tuple
 
 
 def export_pairs(
-    pairs: Sequence[Pair], page: str | os.PathLike[str], *, names: tuple[str, str] = ("A", "B"), seed: int = 0,
+    pairs: Sequence[Pair], page: str | os.PathLike[str], *, seed: int, names: tuple[str, str] = ("A", "B"),
     question: str = "Which response is better?", overwrite: bool = False,
 ) -> tuple[Path, Path, Path]:  # fmt: skip
     """Write page, table and key; their paths.
@@ -90,8 +90,9 @@ def export_pairs(
     Args:
         pairs: what is to be judged.
         page: "out.html"; the others stand beside it.
+        seed: of the order of the two texts of each pair; one that the reader cannot guess (`secrets.randbits(63)`), or the page
+            is not blinded.
         names: of the two sides, for the key alone.
-        seed: of the order of the two texts of each pair.
         question: what the reader is asked.
         overwrite: replace files that are there; else a table that somebody has filled in stays as it is.
 

@@ -10,6 +10,7 @@ Choices, for a judge that is read after every policy token (`Reading.places`):
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from textenv.alignment import TokenText
 from textenv.episode import Episode
+from textenv.judges.encodings import encode
 from textenv.judges.retokenized import boundaries, complete_ends
 
 __all__ = ["Reading", "check_template"]
@@ -71,7 +73,11 @@ class Reading:
 
     def row(self, text: str) -> list[int]:
         """The ids of a filled template, cut to what the judge can hold; never empty."""
-        return self._cut(self._ids(text)) or [self.pad]
+        return self.rows([text])[0]
+
+    def rows(self, texts: Sequence[str]) -> list[list[int]]:
+        """The same of many, those that are new tokenized in one call."""
+        return [self._cut(encoded.ids) or [self.pad] for encoded in encode(self.tokenizer, texts)]
 
     def row_with_offsets(self, text: str) -> tuple[list[int], NDArray[np.int64]]:
         """The same, and the characters of each id (n, 2); empty for what the tokenizer put around the text.
@@ -155,7 +161,7 @@ class Reading:
         return lead + tokens, np.where(count > 0, len(lead) - 1 + count, -1)
 
     def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, truncation=False)["input_ids"])
+        return encode(self.tokenizer, [text])[0].ids
 
     def _body(self, text: str) -> list[int]:
         """The ids of a text that goes on: without what the tokenizer puts behind it."""
@@ -163,10 +169,10 @@ class Reading:
         return ids[: len(ids) - self._trail]
 
     def _ids_with_offsets(self, text: str) -> tuple[list[int], NDArray[np.int64]]:
-        if not self.tokenizer.is_fast:
+        ((ids, offsets),) = encode(self.tokenizer, [text])
+        if offsets is None:
             raise ValueError(f"the tokenizer of {self.name} tells no character offsets; pass a fast one as tokenizer=")
-        encoded = self.tokenizer(text, truncation=False, return_offsets_mapping=True)
-        return list(encoded["input_ids"]), np.array(encoded["offset_mapping"], np.int64).reshape(-1, 2)
+        return ids, offsets
 
     def _removed(self, length: int) -> tuple[int, int]:
         """How many ids stay at the left end ([CLS] is what BERT reads), and how many behind them go."""

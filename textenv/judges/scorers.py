@@ -18,15 +18,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig
 
+from textenv.batching import by_length
 from textenv.episode import Episode
 from textenv.judges.attention import attention_weights
 from textenv.judges.reading import Reading, Rows
 from textenv.judges.retokenized import complete_ends, spread
 from textenv.judges.value_head import load_value_head
-from textenv.models import load_sequence_classifier, pick_device, resolve
+from textenv.models import load_sequence_classifier, pick_device, pick_dtype, resolve
 from textenv.tokenization import load_tokenizer
 
 __all__ = ["REWARD_LABELS", "SequenceClassifierScorer", "pick_label"]
@@ -48,7 +49,10 @@ class SequenceClassifierScorer:
         output: "probability" (softmax; sigmoid where the model has one output) or "logit".
         with_prompt: judge prompt and text together: the template "{prompt}{text}".
         template: what is judged: fields {prompt} (`Prompt.text`), {context} (its documents, one a line), and last {text}.
+        batch_size: texts a batch at most (and `textenv.batching.TOKENS` tokens).
         max_tokens: longer texts lose their left end; default: the model's positions.
+        dtype: of the weights of a model by name; "auto": bfloat16 where a policy of "auto" precision computes in it. Scores are
+            float32 in any case.
 
     Raises:
         ValueError: the label is not the model's (the message lists those that are); a template that does not end with {text};
@@ -67,7 +71,7 @@ class SequenceClassifierScorer:
         template: str | None = None,
         batch_size: int = 64,
         max_tokens: int | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | Literal["auto"] = torch.float32,
         device: str | torch.device = "auto",
     ) -> None:
         if output not in ("probability", "logit"):
@@ -78,8 +82,8 @@ class SequenceClassifierScorer:
         if tokenizer is None and not named:
             raise ValueError("a model object needs its tokenizer: pass tokenizer=")
         self.name = os.fspath(source) if named else type(source).__name__
-        self.tokenizer = load_tokenizer(source if tokenizer is None else tokenizer, need_eos=False)
-        self.model = _load(source, dtype, pick_device(device))
+        self.tokenizer = load_tokenizer(source if tokenizer is None else tokenizer, need_eos=False, shared=True)
+        self.model = _load(source, pick_dtype(dtype, device), pick_device(device))
         config = self.model.config
         self.label = pick_label(config, label, self.name)
         self.complement, self.output, self.batch_size = complement, output, batch_size
@@ -99,7 +103,7 @@ class SequenceClassifierScorer:
 
     def score_texts(self, texts: Sequence[str]) -> list[float]:
         """The same for plain strings, judged as they are."""
-        rows = [self.reading.row(text) for text in texts]
+        rows = self.reading.rows(texts)
         return [float(value) for value in self._score(rows, [(i, len(row) - 1) for i, row in enumerate(rows)])]
 
     def prefix_scores(self, episodes: Sequence[Episode], *, tokenizer: Any = None) -> list[NDArray[np.float64]]:
@@ -188,10 +192,8 @@ class SequenceClassifierScorer:
         return [scores[at] for at in places]
 
     def _batches(self, rows: Sequence[list[int]]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        """Indices of rows, their ids and mask (b, L), short rows first."""
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
+        """Indices of rows, their ids and mask (b, L), rows of like length together."""
+        for batch in by_length([len(row) for row in rows], self.batch_size):
             ids = torch.full((len(batch), max(len(rows[i]) for i in batch)), self.reading.pad, dtype=torch.int64)
             mask = torch.zeros_like(ids)
             for k, i in enumerate(batch):
@@ -212,7 +214,7 @@ class SequenceClassifierScorer:
             if self._decoder:  # transformers would look for the last token by comparing ids with its own pad id
                 hidden = self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
                 at = torch.tensor([places[n][1] for n, _ in asked], device=ids.device)
-                logits = self.model.score(hidden[index, at])
+                logits = _in_float32(self.model.score, hidden[index, at])
             else:
                 logits = self.model(input_ids=ids, attention_mask=mask).logits[index]
             out[[n for n, _ in asked]] = self._value(logits.float()).double().cpu().numpy()
@@ -254,6 +256,14 @@ def pick_label(config: Any, label: str | int | tuple[str, ...], model: str, judg
     raise ValueError(
         f"{model} has none of the labels {list(wanted)}; its labels are {list(names.values())}: pass {judge}({model!r}, label=...)"
     )
+
+
+def _in_float32(head: Any, hidden: Tensor) -> Tensor:
+    """A linear head in float32: in bfloat16 a reward of 4 could be told from 4.03, but not from 4.01."""
+    if hidden.dtype == torch.float32 or type(head) is not nn.Linear:
+        logits: Tensor = head(hidden)
+        return logits
+    return nn.functional.linear(hidden.float(), head.weight.float(), None if head.bias is None else head.bias.float())
 
 
 def _load(source: Any, dtype: torch.dtype, device: torch.device) -> Any:

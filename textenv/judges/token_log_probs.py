@@ -1,8 +1,7 @@
 """How likely a frozen language model finds each token of given texts.
 
-One forward pass per batch, the head at generated positions alone (`textenv.layouts`), rows limited so that the logits of a
-batch stay below `MAX_LOGITS` numbers. Temperature 1; ids that the policy's tokenizer does not have are left out of the
-distribution, as they are where a policy samples.
+One forward pass per batch, the head at generated positions alone (`textenv.layouts`), in parts of at most `MAX_LOGITS` logits.
+Temperature 1; ids that the policy's tokenizer does not have are left out of the distribution, as they are where a policy samples.
 """
 
 from __future__ import annotations
@@ -14,7 +13,9 @@ import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from textenv.batching import by_length
 from textenv.generation import ActionRule
 from textenv.layouts import layout_of
 from textenv.models import load_language_model
@@ -50,21 +51,25 @@ def token_log_probs(
     layout = layout_of(model)
     read = layout.prompts(prompts, rule.prompt_end)
     out: list[NDArray[np.float64]] = [np.zeros(len(text)) for text in texts]
-    order = sorted((i for i, text in enumerate(texts) if len(text)), key=lambda i: (len(texts[i]), len(read[i])))
-    for i in order:
+    written = [i for i, text in enumerate(texts) if len(text)]
+    for i in written:
         layout.check(len(read[i]), len(texts[i]))
-    while order:
-        rows = max(1, MAX_LOGITS // (rule.vocabulary * len(texts[order[-1]])))
-        size = min(batch_size, rows)
-        batch, order = order[-size:], order[:-size]
+    for rows in by_length([len(read[i]) + len(texts[i]) for i in written], batch_size):
+        batch = [written[row] for row in rows]
         at = layout.positions([read[i] for i in batch], [texts[i] for i in batch])
-        logits = layout.read(at)[1][:, : rule.vocabulary].float()  # (N, V)
-        log_probs = logits.gather(1, at.actions[:, None]).squeeze(1) - logits.logsumexp(-1)  # (N,)
-        parts = log_probs.double().cpu().numpy()
+        hidden, head = layout.read(at)
+        size = max(1, MAX_LOGITS // rule.vocabulary)
+        parts = zip(hidden.split(size), at.actions.split(size), strict=True)
+        log_probs = torch.cat([_of_actions(head(states)[:, : rule.vocabulary].float(), taken) for states, taken in parts])  # (N,)
         ends = np.cumsum([len(texts[i]) for i in batch])
-        for i, values in zip(batch, np.split(parts, ends[:-1]), strict=True):
+        for i, values in zip(batch, np.split(log_probs.double().cpu().numpy(), ends[:-1]), strict=True):
             out[i] = values
     return out
+
+
+def _of_actions(logits: Tensor, actions: Tensor) -> Tensor:
+    """(n, V), (n,) → (n,)."""
+    return logits.gather(1, actions[:, None]).squeeze(1) - logits.logsumexp(-1)
 
 
 def load_frozen(env: gym.Env[Any, Any], source: Any, argument: str, *, tokenizer: Any = None) -> Any:
@@ -78,10 +83,13 @@ def load_frozen(env: gym.Env[Any, Any], source: Any, argument: str, *, tokenizer
 
     Raises:
         NotApplicable: another tokenizer than the environment's, or too few ids.
+        TypeError: no model.
     """
     theirs = env.get_wrapper_attr("tokenizer")
     named = isinstance(source, (str, bytes)) or hasattr(source, "__fspath__")
     way_out = f"pass {argument}= a model that shares the policy's tokenizer"
+    if not (named or hasattr(source, "get_input_embeddings")):
+        raise TypeError(f"{argument}= must be a name, a directory or a transformers model, got {source!r}")
     if named or tokenizer is not None:
         own = load_tokenizer(source if tokenizer is None else tokenizer, need_eos=False)
         if own is not theirs and own.get_vocab() != theirs.get_vocab():

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from textenv.batching import by_length
 from textenv.episode import Episode
 from textenv.layouts import layout_of
 from textenv.task import by_prompt
@@ -239,16 +240,16 @@ def negative_log_likelihood(
         prompts.append(prompt)
         texts.append(text)
         counts[index] = len(text)
-    order = [i for i in np.argsort([len(p) + len(t) for p, t in zip(prompts, texts, strict=True)], kind="stable") if counts[i]]
+    counted = [i for i in range(len(episodes)) if counts[i]]
     was_training, _ = model.training, model.eval()
     try:
-        for first in range(0, len(order), batch_size):
-            chosen = order[first : first + batch_size]
+        for rows in by_length([len(prompts[i]) + len(texts[i]) for i in counted], batch_size):
+            chosen = [counted[row] for row in rows]
             at = layout.positions([prompts[i] for i in chosen], [texts[i] for i in chosen])
-            logits = layout.read(at)[1].split([len(texts[i]) for i in chosen])
-            actions = at.actions.split([len(texts[i]) for i in chosen])
-            for i, of_text, tokens in zip(chosen, logits, actions, strict=True):  # float32 of all at once doubles the memory
-                sums[i] = float(torch.nn.functional.cross_entropy(of_text.float(), tokens, reduction="sum"))
+            hidden, head = layout.read(at)
+            lengths = [len(texts[i]) for i in chosen]
+            for i, states, tokens in zip(chosen, hidden.split(lengths), at.actions.split(lengths), strict=True):
+                sums[i] = float(torch.nn.functional.cross_entropy(head(states).float(), tokens, reduction="sum"))
     finally:
         model.train(was_training)
     return sums, counts

@@ -145,6 +145,23 @@ def test_texts_of_a_batch_that_end_early_take_nothing_from_the_others() -> None:
     assert lists(together) == lists(asked.generate([p], RULE, u[None])[0] for p, u in zip(prompts, numbers, strict=True))
 
 
+def test_the_judge_is_asked_in_the_callers_modes_not_in_those_of_the_policys_forward_pass() -> None:
+    weight, numbers = torch.nn.Parameter(torch.ones(1, 1)), []
+
+    def by_gradient(episodes: Sequence[Episode]) -> list[float]:
+        for _ in episodes:
+            product = weight @ torch.full((1, 1), 1.0 + 2.0**-12)  # no number of bfloat16
+            product.sum().backward()
+            numbers.append(product.item())
+        return [0.0] * len(episodes)
+
+    policy: Any = LMPolicy(worlds.llama(), BYTES)
+    policy.autocast = lambda: torch.autocast("cpu", torch.bfloat16)
+    RewardGuidedSearch(policy, by_gradient, k=2).generate(PROMPTS, RULE, None)
+    assert numbers
+    assert all(number > 1 for number in numbers)
+
+
 def stopped(episodes: Sequence[Episode]) -> list[float]:
     return [float(e.finish_reason == "stop") for e in episodes]
 
@@ -197,7 +214,7 @@ def test_the_global_generator_is_left_alone() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"k": 0}, "k and batch_size must be at least 1, got 0"),
+        ({"k": 0}, "k must be at least 1, got 0"),
         ({"mode": "best"}, "mode must be one of"),
         ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
     ],

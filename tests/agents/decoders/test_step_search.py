@@ -241,7 +241,7 @@ def test_what_was_judged_is_counted() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"branching": 0}, "branching and batch_size must be at least 1, got 0"),
+        ({"branching": 0}, "branching must be at least 1, got 0"),
         ({"margin": -1.0}, "margin must be at least 0, got -1.0"),
         ({"segmenter": "words"}, "segmenter 'words'"),
     ],

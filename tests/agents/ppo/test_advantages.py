@@ -92,3 +92,7 @@ def test_an_adaptive_coefficient_follows_the_clipped_error(kl: float, factor: fl
 def test_an_impossible_coefficient_is_refused(arguments: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         KLCoefficient(arguments[0], target=arguments[1])
+
+
+def test_the_rounding_of_recorded_numbers_is_not_blown_up_to_an_advantage() -> None:
+    assert whiten(torch.tensor([1e-7, -1e-7, 0.0])).abs().max() < 0.02

@@ -56,7 +56,7 @@ def test_one_update_of_stable_baselines_is_one_step_on_our_loss(case: dict[str, 
         assert torch.allclose(a, b, atol=1e-6), name
     logged = theirs.logger.name_to_value
     for name in ("policy_gradient_loss", "value_loss", "entropy_loss", "approx_kl", "clip_fraction"):
-        assert stats[name] == pytest.approx(logged[f"train/{name}"], abs=1e-5), name
+        assert stats[name].item() == pytest.approx(logged[f"train/{name}"], abs=1e-5), name
     assert loss.item() == pytest.approx(logged["train/loss"], abs=1e-5)
 
 
@@ -72,7 +72,7 @@ def test_parts_of_a_minibatch_add_up_to_the_whole() -> None:
     parts = [ppo_loss(**{k: v[at : at + 3] for k, v in whole.items()}, clip_range_vf=0.2, tokens=10) for at in range(0, 10, 3)]
     assert sum(part.item() for part, _ in parts) == pytest.approx(loss.item(), rel=1e-5)
     for name, value in stats.items():
-        assert sum(part[name] for _, part in parts) == pytest.approx(value, rel=1e-5, abs=1e-6)
+        assert sum(part[name].item() for _, part in parts) == pytest.approx(value.item(), rel=1e-5, abs=1e-6)
 
 
 def test_equal_policies_have_ratio_one_and_no_divergence() -> None:
@@ -95,7 +95,7 @@ def test_without_entropy_its_bonus_is_left_out_and_estimated_for_the_log() -> No
     given = arguments(5)
     with_bonus, stats = ppo_loss(**given, ent_coef=1.0)
     assert with_bonus.item() == ppo_loss(**given, ent_coef=0.0)[0].item()
-    assert stats["entropy_loss"] == pytest.approx(given["log_probs"].mean().item())
+    assert stats["entropy_loss"].item() == pytest.approx(given["log_probs"].mean().item())
 
 
 def test_with_clip_higher_a_gain_is_clipped_above_and_a_loss_below() -> None:
@@ -106,7 +106,7 @@ def test_with_clip_higher_a_gain_is_clipped_above_and_a_loss_below() -> None:
     loss, stats = ppo_loss(log_probs=log_probs, old_log_probs=torch.zeros(6), advantages=advantages, clip_range_high=0.28)
     loss.backward()
     assert (log_probs.grad != 0).tolist() == [True, False, True, False, True, True]
-    assert (stats["clip_low"], stats["clip_high"], stats["clip_fraction"]) == pytest.approx((2 / 6, 1 / 6, 3 / 6))
+    assert [stats[name].item() for name in ("clip_low", "clip_high", "clip_fraction")] == pytest.approx([2 / 6, 1 / 6, 3 / 6])
 
 
 def test_without_values_there_is_no_value_loss() -> None:

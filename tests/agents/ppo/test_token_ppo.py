@@ -44,7 +44,7 @@ def logged(one: TokenPPO, timesteps: int = 1) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("model", ["llama", "gpt2", "gemma2"])
 def test_the_first_update_has_ratio_one_and_no_divergence(model: str) -> None:
-    (row,) = logged(agent(model=getattr(worlds, model)(), n_epochs=1, batch_size=8))
+    (row,) = logged(agent(model=getattr(worlds, model)(), n_epochs=1, batch_size=8, recompute_log_probs=True))
     assert row["val/ratio"] == 1.0
     assert row["train/approx_kl"] == 0.0
     assert row["train/clip_fraction"] == 0.0
@@ -162,7 +162,7 @@ def test_schedules_follow_the_remaining_share_of_the_run() -> None:
         ({"n_episodes": 0}, "n_episodes must be at least 1, got 0"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"n_epochs": 0}, "n_epochs must be at least 1, got 0"),
-        ({"batch_size": 4, "micro_batch_size": 5}, r"micro_batch_size must lie in 1..batch_size=4, got 5"),
+        ({"max_grad_norm": -1.0}, "max_grad_norm must be above 0, got -1.0"),
         ({"kl_coef": -1.0}, "kl_coef must not be negative"),
         ({"kl_target": 0.0}, "kl_target must be above 0"),
     ],

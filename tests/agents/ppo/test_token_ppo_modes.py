@@ -71,7 +71,7 @@ def close(a: TokenPPO, b: TokenPPO) -> None:
 
 @EVERY_MODE
 def test_the_first_update_has_ratio_one_in_every_mode(options: dict[str, Any]) -> None:
-    (row,) = logged(agent(model=stopping(), n_epochs=1, batch_size=8, **options))
+    (row,) = logged(agent(model=stopping(), n_epochs=1, batch_size=8, recompute_log_probs=True, **options))
     assert (row["val/ratio"], row["train/approx_kl"], row["train/clip_fraction"], row["objective/kl"]) == (1.0, 0.0, 0.0, 0.0)
 
 
@@ -284,8 +284,8 @@ def test_with_lora_the_base_stays_and_a_loaded_agent_goes_on(tmp_path: Path, opt
         ({"value_warmup": -1}, "value_warmup must be at least 0, got -1"),
         ({"advantage": "rloo", "value_warmup": 2}, "value_warmup=2, but advantage='rloo' learns no value"),
         ({"advantage": "rloo", "value_model": "separate"}, "value_model='separate', but advantage='rloo' learns no value"),
-        ({"micro_batch_size": 0}, "micro_batch_size must lie in 1..batch_size=4, got 0"),
-        ({"model": LMPolicy(worlds.llama()), "lora": 4}, "lora=4 and .* are for a policy that is made here"),
+        ({"micro_batch_size": 0}, "micro_batch_size must be at least 1, got 0"),
+        ({"model": LMPolicy(worlds.llama()), "lora": 4}, r"lora=4.* are for a policy that is made here"),
     ],
 )
 def test_a_bad_setting_is_named(options: dict[str, Any], message: str) -> None:

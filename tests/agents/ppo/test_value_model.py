@@ -62,13 +62,14 @@ def test_a_saved_reward_model_will_do_though_it_has_no_language_head(tmp_path: P
     assert not value(*read(value, policy, env)).any()
 
 
-def test_it_makes_no_logits() -> None:
+def test_it_makes_no_logits_but_those_of_one_position() -> None:
     env, policy = environment(), LMPolicy(worlds.llama())
     value = ValueModel(True, policy, env)
-    widths: list[int] = []
-    value.reader.layout.head.register_forward_hook(lambda _, __, output: widths.append(output.shape[-1]))
+    value(*read(value, policy, env))  # the first time, the head is checked
+    shapes: list[Any] = []
+    value.reader.layout.head.register_forward_hook(lambda _, __, output: shapes.append(output.shape[:-1].numel()))
     value(*read(value, policy, env))
-    assert widths == [1]
+    assert shapes == [1]
 
 
 def test_every_weight_it_uses_learns_and_none_of_the_policys() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from tests import worlds
 from tests.worlds import BYTES, EOS, make
-from textenv.agents import LMPolicy
+from textenv.agents import BehaviourCloning, LMPolicy
 from textenv.agents.preferences.pairs import load_pairs, read_for
 from textenv.agents.preferences.token_regularization import ShuffledSource, load_token_source, squash, token_rewards
 from textenv.data.preference_pairs import PreferencePair
@@ -150,6 +150,19 @@ def test_the_contrast_is_read_by_the_reference_with_the_sampled_ids_behind_eithe
              for s in (b"+", b"-")]  # fmt: skip
     expected = [squash(b - w) * (t != EOS) for b, w, t in zip(*sides, texts, strict=True)]
     assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["contrastive", "dpo"])
+def test_a_reader_that_was_trained_reads_as_it_was_trained(kind: str, llama_directory: Path) -> None:
+    env, named = make(), str(llama_directory)
+    reader = LMPolicy(named)
+    BehaviourCloning(reader, ["some text", "more text"], batch_size=2, learning_rate=0.01).learn(50)
+    arguments = {"prompts": ("+{prompt}", "-{prompt}")} if kind == "contrastive" else {"model": named}
+    trained, untouched = (
+        token_rewards(load_token_source((kind, arguments), env, one), episodes(env))
+        for one in (reader.frozen_copy(), LMPolicy(named))
+    )
+    assert not np.allclose(trained[0], untouched[0])
 
 
 def test_where_two_texts_part_the_embedded_model_rewards_the_polite_one() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests import worlds
 from tests.worlds import BYTES, make
@@ -187,6 +188,38 @@ def test_a_fitted_value_explains_the_data_and_leaves_the_policy_alone() -> None:
     )
     assert np.square(np.concatenate(fitted)).mean() < 0.3 * np.square(np.concatenate(before)).mean()
     assert worlds.same_weights(policy.model, worlds.llama())
+
+
+def test_the_fit_reads_no_more_texts_at_once_than_it_may_and_is_the_same() -> None:
+    policy = LMPolicy(worlds.llama(), BYTES)
+    texts, rule, widest, read = episodes(policy), world().get_wrapper_attr("action_rule"), [], LMPolicy.evaluate
+    options: dict[str, Any] = {"updates": 5, "learning_rate": 3e-3, "batch_size": 4}
+
+    def fitted(micro: int) -> Any:
+        return behaviour_advantages(policy, texts, rule, torch.Generator().manual_seed(0), **options, micro_batch_size=micro)
+
+    whole = fitted(4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LMPolicy, "evaluate", lambda self, p, *rest, **kw: widest.append(len(p)) or read(self, p, *rest, **kw))
+        parts = fitted(2)
+    assert max(widest) == 2
+    assert np.concatenate(parts) == pytest.approx(np.concatenate(whole), abs=1e-5)
+
+
+class Waits(TorchDispatchMode):
+    """Counts how often a number is fetched from a tensor, for which a device would be waited for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_device_is_not_waited_for_in_the_search_of_vmpos_temperature() -> None:
+    with Waits() as waits:
+        best_eta(torch.tensor([0.0, 3.0, 1.0, 2.0]), 0.1)
+    assert waits.count <= 1
 
 
 def test_offline_actor_critic_weighs_likelihood_by_the_advantage() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.logger import Logger
+from transformers import AutoModelForCausalLM
 
 from tests import worlds
 from tests.worlds import BYTES, Memory, make
@@ -357,7 +359,7 @@ def test_tensorboard_and_the_progress_bar_show_it(tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"grow_steps": -1}, "must not be negative, got -1"),
+        ({"grow_steps": -1}, "grow_steps must be at least 0, got -1"),
         ({"improve_steps": 3}, "improve_steps=3 need as many thresholds"),
         ({"thresholds": ()}, "at least one level"),
         ({"updates": 0}, "updates must be at least 1, got 0"),
@@ -416,6 +418,20 @@ def test_an_adapter_goes_on_too_and_stays_on_its_base(tmp_path: Path) -> None:
         stopped.save(tmp_path / place)
         loaded = ReST.load(tmp_path / place, world()).learn(reset_num_timesteps=False)
         assert worlds.same_weights(straight.policy.merged(), loaded.policy.merged()), place
+
+
+def test_a_saved_adapter_names_the_base_beside_it_and_is_read_elsewhere_too(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    one = agent(lora=2).learn()
+    one.save(tmp_path / "a")
+    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    assert Path(config["base_model_name_or_path"]) == tmp_path / "a" / "base"
+    asked = torch.tensor([worlds.ids("bb: text")])
+    with torch.no_grad():
+        theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "a")(asked).logits
+        assert torch.allclose(theirs, one.policy.model(asked).logits, atol=1e-5)
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert worlds.same_weights(one.policy.merged(), ReST.load(tmp_path / "b", world()).policy.merged())
 
 
 def test_settings_survive_and_nothing_is_a_pickle(tmp_path: Path) -> None:

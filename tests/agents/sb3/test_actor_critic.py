@@ -223,7 +223,7 @@ def test_the_steps_of_one_text_are_read_as_one_text() -> None:
     one.lm.model.register_forward_pre_hook(lambda _, __, inputs: seen.append(len(inputs["input_ids"])), with_kwargs=True)
     observations, actions = as_states(prompts, tokens)
     one.evaluate_actions(observations, actions)
-    assert seen == [len(prompts)] != [len(actions)]
+    assert max(seen) == len(prompts) < len(actions)  # a head is a call of one row
 
 
 def test_the_padding_of_a_recurrent_minibatch_is_not_read_as_text() -> None:
@@ -231,7 +231,7 @@ def test_the_padding_of_a_recurrent_minibatch_is_not_read_as_text() -> None:
     widths: list[int] = []
     one.lm.model.register_forward_pre_hook(lambda _, __, inputs: widths.append(inputs["input_ids"].shape[1]), with_kwargs=True)
     one.evaluate_actions(torch.zeros(3, 16 + BUDGET), torch.zeros(3), None, torch.zeros(3))
-    assert widths == [1]
+    assert set(widths) == {1}
 
 
 # --- While it learns -----------------------------------------------------------------------------------------------------
@@ -431,3 +431,15 @@ def test_only_the_language_model_learns() -> None:
     one = policy()
     assert {name.split(".")[0] for name, _ in one.named_parameters()} == {"lm"}
     assert not [m for m in one.modules() if isinstance(m, nn.LSTM)]
+
+
+def test_precision_is_that_of_the_language_model_and_is_saved(tmp_path: Path) -> None:
+    exact, half = policy(), policy(precision="bf16")
+    half.load_state_dict(exact.state_dict())
+    for rows in states(4):
+        (near, _), (logits, _) = half.look(rows), exact.look(rows)
+        assert near.dtype == torch.float32
+        assert torch.allclose(near, logits, atol=0.3)
+        assert not torch.equal(near, logits)
+    half.save(tmp_path / "policy")
+    assert type(half).load(tmp_path / "policy", device="cpu").lm.precision == "bf16"

@@ -210,7 +210,7 @@ def test_one_update_of_a_language_model_is_one_step_on_our_loss(algorithm: Any, 
     assert_same(ours, theirs)
     logged = theirs.logger.name_to_value
     for name in ("policy_gradient_loss", "value_loss", "entropy_loss", "approx_kl", "clip_fraction", "loss"):
-        assert {**stats, "loss": loss.item()}[name] == pytest.approx(logged[f"train/{name}"], abs=1e-5), name
+        assert {**stats, "loss": loss}[name].item() == pytest.approx(logged[f"train/{name}"], abs=1e-5), name
 
 
 @pytest.mark.parametrize("case", [{}, {"vf_coef": 1.5, "ent_coef": 0.01}], ids=str)
@@ -230,8 +230,8 @@ def test_one_update_of_a2c_is_one_step_on_our_loss_at_ratio_one(case: dict[str, 
     step(ours, loss)
     assert_same(ours, theirs)
     logged = theirs.logger.name_to_value
-    assert stats["value_loss"] == pytest.approx(logged["train/value_loss"], abs=1e-5)
-    assert stats["entropy_loss"] == pytest.approx(logged["train/entropy_loss"], abs=1e-5)
+    assert stats["value_loss"].item() == pytest.approx(logged["train/value_loss"], abs=1e-5)
+    assert stats["entropy_loss"].item() == pytest.approx(logged["train/entropy_loss"], abs=1e-5)
     expected = -(batch.advantages * log_probs.detach()).mean().item()
     assert logged["train/policy_loss"] == pytest.approx(expected, abs=1e-5)
 

@@ -1,0 +1,1 @@
+"""Who samples a rollout: the policy itself, or a server beside the training that follows its weights."""

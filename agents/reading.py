@@ -1,0 +1,103 @@
+"""Finished texts read by a policy: log-probability, value and entropy of every token, in one forward pass per text.
+
+`LMPolicy.evaluate`, `distributions` and `lower_states` are these. The head's logits are made in parts
+(`textenv.agents.token_log_probs`); what the frozen layers of a policy put out may be given (`textenv.agents.frozen_layers`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from textenv.agents.token_log_probs import token_log_probs
+from textenv.generation import ActionRule
+from textenv.layouts import Positions
+
+if TYPE_CHECKING:
+    from textenv.agents.policy import LMPolicy
+
+__all__ = ["Evaluated", "evaluate_texts", "lower_states", "read_texts"]
+
+Ids = NDArray[np.int64]
+
+
+class Evaluated(NamedTuple):
+    """Per generated token, all texts one after the other: log-probabilities, values, entropies (N,) each."""
+
+    log_probs: Tensor
+    values: Tensor
+    entropy: Tensor | None
+
+
+def read_texts(
+    policy: LMPolicy,
+    prompts: Sequence[Ids],
+    texts: Sequence[Ids],
+    rule: ActionRule,
+    *,
+    last: bool = False,
+    lower: Sequence[Tensor] | None = None,
+) -> tuple[Tensor, Callable[[Tensor, slice], Tensor], Positions]:
+    """Hidden states (N, H); (those of some rows, which rows they are) → their logits under the rule, float32; and positions.
+
+    Args:
+        last: of each text the last token alone.
+        lower: what the policy's frozen layers put out for each text, (L_b, H), as `lower_states` gave it.
+    """
+    layout = policy.layout
+    at = layout.positions(layout.prompts(prompts, rule.prompt_end), texts)
+    at = at.last() if last else at
+    with policy.autocast():
+        layout.check_head(at)  # on whole texts, not on what stands for them
+        replayed: AbstractContextManager[None] = nullcontext()
+        if lower is not None and policy.frozen is not None:
+            replayed = policy.frozen.replayed(policy.model, pad_sequence(list(lower), batch_first=True))
+        with replayed:
+            hidden, head = layout.read(at)
+
+    def logits(states: Tensor, rows: slice) -> Tensor:
+        with policy.autocast():
+            made = head(states)
+        return rule.restrict(made.float() / policy.temperature, at.steps[rows])
+
+    return hidden, logits, at
+
+
+def evaluate_texts(
+    policy: LMPolicy,
+    prompts: Sequence[Ids],
+    texts: Sequence[Ids],
+    rule: ActionRule,
+    *,
+    entropy: bool = False,
+    lower: Sequence[Tensor] | None = None,
+) -> Evaluated:
+    """Log-probability and value of every token of finished texts, and on demand its entropy; differentiable."""
+    hidden, logits, at = read_texts(policy, prompts, texts, rule, lower=lower)
+    log_probs, entropies = token_log_probs(hidden, at.actions, logits, vocabulary=rule.vocabulary, entropy=entropy)
+    return Evaluated(log_probs, policy.value_head(hidden.float()).squeeze(1), entropies)
+
+
+@torch.no_grad()
+def lower_states(policy: LMPolicy, prompts: Sequence[Ids], texts: Sequence[Ids], rule: ActionRule) -> list[Tensor]:
+    """What the frozen layers put out for each text with its prompt, (L_b, H) each.
+
+    Raises:
+        ValueError: the policy has none.
+    """
+    if policy.frozen is None:
+        raise ValueError("the policy has no frozen layers: LMPolicy(model, frozen_layers=n) freezes n")
+    layout = policy.layout
+    at = layout.positions(layout.prompts(prompts, rule.prompt_end), texts)
+    with policy.autocast():
+        layout.check_head(at)
+        with policy.frozen.recorded(policy.model) as found:
+            layout.read(at)
+    return [row[:length] for row, length in zip(found[0], at.inputs["attention_mask"].sum(1).tolist(), strict=True)]

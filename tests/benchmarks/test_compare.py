@@ -1,0 +1,73 @@
+"""The comparison runs its contenders in turn, and its table holds what they printed."""
+
+import argparse
+import io
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from benchmarks.compare import ROOT, contenders, rate, ratio, run, table
+
+GIVEN = {"trl_python": "trl", "grpo_python": None, "sb3_python": "sb3", "iterations": 4}
+
+
+def result(seconds: float, others: float = 0.0, **more: Any) -> dict[str, Any]:
+    iteration = {"sample": 0.1, "score": 0.1, "update": 0.2, "wall": seconds, "cpu": seconds, "others": others, "tokens": 2048}
+    return {"peak_mib": 500.0, "iterations": [iteration] * 4, **more}
+
+
+def test_peers_are_run_by_the_interpreters_that_are_given() -> None:
+    found = dict(contenders(argparse.Namespace(**GIVEN), "S", 1))
+    assert found["TRL PPO"][:3] == ["trl", "-m", "benchmarks.peers.trl_ppo"]
+    assert found["SB3 PPO by hand"][0] == "sb3"
+    assert "TRL GRPO" not in found
+
+
+def test_stepping_is_compared_in_one_cell_alone() -> None:
+    assert "SB3 PPO by hand" not in dict(contenders(argparse.Namespace(**GIVEN), "M", 1))
+
+
+def test_iterations_with_a_busy_neighbour_are_left_out() -> None:
+    calm, busy = result(1.0), result(4.0, others=0.9)
+    assert rate([calm, busy]) == 2048
+    assert rate([busy]) == 512, "where nothing else is left they count"
+
+
+def test_a_ratio_is_taken_within_a_round() -> None:
+    drifting = [result(1.0), result(2.0), result(3.0)]
+    assert ratio(drifting, [result(2.0), result(4.0), result(9.0)]) == "2.00 (2.00 – 3.00)"
+
+
+def test_the_table_compares_each_with_trl_and_stepping_with_stepping() -> None:
+    ours = result(0.5, flops={"sample": 1e9}, peak_flops=4e9, matmul_peaks={"fp32": 4e9})
+    found = {
+        "textenv bf16 shared": [ours], "TRL PPO": [result(2.0) | {"peak_mib": 1000.0}],
+        "textenv, SB3 PPO": [result(4.0)], "SB3 PPO by hand": [result(32.0)],
+    }  # fmt: skip
+    out = io.StringIO()
+    Console(width=220, file=out).print(table({("S", 1): found}))
+    text = out.getvalue()
+    for said in ("4,096", "50%", "4.00 (4.00 – 4.00)", "0.50", "SB3 by hand: 8.00", "SB3 by hand: 64.00"):
+        assert said in text
+
+
+def test_a_contender_that_fails_says_why() -> None:
+    with pytest.raises(RuntimeError, match=r"TRL PPO failed \(1\)[^\n]*\n.*No module named benchmarks\.peers\.nobody"):
+        run("TRL PPO", [sys.executable, "-m", "benchmarks.peers.nobody"])
+
+
+@pytest.mark.parametrize("module", ["trl_ppo", "trl_grpo", "sb3_ppo"])
+def test_a_peer_needs_no_textenv(module: str) -> None:
+    code = f"import sys; import benchmarks.peers.{module}; print(*[name for name in sys.modules if name.startswith('textenv')])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not done.stdout.strip()
+
+
+@pytest.mark.slow
+def test_the_step_by_step_road_runs_on_the_work_unit() -> None:
+    case = ["--size", "S", "--episodes", "16", "--iterations", "1"]
+    ours = run("ours", [sys.executable, "-m", "benchmarks.stepping", *case])
+    assert ours["iterations"][0]["tokens"] == 512
