@@ -316,10 +316,11 @@ def test_a_server_that_is_gone_is_named(llama_directory: Path) -> None:
     with StandIn(llama_directory) as server:
         engine = engine_of(server)
         engine.sync_weights(policy())
-    with socket.socket() as held, pytest.raises(ServerError, match=r"127\.0\.0\.1.*no text after"):
+    with socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind(("127.0.0.1", urlsplit(server.url).port))  # nobody else gets the port, and nobody listens at it
-        engine.generate(PROMPTS[:1], RULE, None)
+        with pytest.raises(ServerError, match=r"127\.0\.0\.1.*no text after"):
+            engine.generate(PROMPTS[:1], RULE, None)
 
 
 def test_a_budget_beyond_the_servers_positions_is_its_refusal(server: StandIn) -> None:
