@@ -9,12 +9,13 @@
    for one more pass over the batch. Under NLPO's mask they are always computed again; so are a separate value model's values.
 2. In the iterations of `value_warmup` the gradient of everything but the value is dropped, and β does not adapt.
 3. The norms of the gradients of the policy and of a separate value model are clipped apart.
-4. Texts are read in order of length (`textenv.agents.ppo.micro_batches`). Numbers and gradients do not depend on it.
+4. Texts are read in order of length (`textenv.batching`). Numbers and gradients do not depend on it.
 5. Of several processes each reads a share of the texts (`textenv.agents.distributed`); numbers and gradients are put together.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -34,9 +35,9 @@ from textenv.agents.ppo.batch import TokenBatch, log_train, token_indices
 from textenv.agents.ppo.estimators import ESTIMATORS, group_advantages, returns_to_go
 from textenv.agents.ppo.kl import KLCoefficient, kl_estimate
 from textenv.agents.ppo.loss import ppo_loss
-from textenv.agents.ppo.micro_batches import micro_batches, pass_tokens
 from textenv.agents.ppo.nlpo import NLPO, MaskedPolicy
 from textenv.agents.ppo.value_model import ValueModel
+from textenv.batching import by_length, pass_tokens
 from textenv.episode import Episode
 from textenv.generation import Sampled
 from textenv.precision import differentiating
@@ -189,8 +190,8 @@ class PPOIteration(Learner):
         lengths = [len(e.prompt_tokens) + len(e.tokens) for e in episodes]
         overhead = pass_tokens(self.policy.device.type)
         room = 1 if torch.is_grad_enabled() else 4  # without gradients a pass keeps nothing of its layers
-        tokens = None if self.micro_batch_tokens is None else room * self.micro_batch_tokens
-        return micro_batches(lengths, rows=room * self.micro_batch_size, tokens=tokens, overhead=overhead)
+        tokens = sys.maxsize if self.micro_batch_tokens is None else room * self.micro_batch_tokens
+        return by_length(lengths, room * self.micro_batch_size, tokens, overhead=overhead)
 
     def _passes(self, episodes: Sequence[Episode]) -> list[list[int]]:
         """The indices of the episodes that this process reads in one pass each; an empty pass only keeps step with the others."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from textenv.agents.policy import LMPolicy
-from textenv.batching import by_length
+from textenv.batching import by_length, pass_tokens
 from textenv.episode import Episode
 from textenv.fitting.training import fit
 from textenv.generation import ActionRule
@@ -76,7 +76,7 @@ def behaviour_advantages(
         fit(critic, batches(), losses, steps=updates, learning_rate=learning_rate)
     out = list(returns)
     with torch.no_grad():
-        for rows in _batches(episodes, micro_batch_size):
+        for rows in _batches(episodes, micro_batch_size, critic.device):
             part = [episodes[i] for i in rows]
             for i, values in zip(rows, _split(_values(critic, part, rule), part), strict=True):
                 out[i] = returns[i] - values
@@ -93,7 +93,7 @@ def log_probs_of_texts(
     """log π of each token, (T,) a text, without gradients."""
     out = [np.zeros(len(episode)) for episode in episodes]
     with torch.no_grad():
-        for rows in _batches(episodes, micro_batch_size):
+        for rows in _batches(episodes, micro_batch_size, policy.device):
             part = [episodes[i] for i in rows]
             found = policy.evaluate([e.prompt_tokens for e in part], [e.tokens for e in part], rule).log_probs
             for i, values in zip(rows, _split(found, part), strict=True):
@@ -101,8 +101,9 @@ def log_probs_of_texts(
     return out
 
 
-def _batches(episodes: Sequence[Episode], micro_batch_size: int) -> list[list[int]]:
-    return by_length([len(episode.prompt_tokens) + len(episode) for episode in episodes], micro_batch_size)
+def _batches(episodes: Sequence[Episode], micro_batch_size: int, device: torch.device) -> list[list[int]]:
+    lengths = [len(episode.prompt_tokens) + len(episode) for episode in episodes]
+    return by_length(lengths, micro_batch_size, overhead=pass_tokens(device.type))
 
 
 def _split(flat: Tensor, episodes: Sequence[Episode]) -> list[Floats]:

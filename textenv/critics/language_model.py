@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from textenv.batching import by_length
+from textenv.batching import by_length, pass_tokens
 from textenv.critics.asking import Answer, AskedCritic
 from textenv.critics.forms import CritiqueForm, CritiqueFormat, Question, WordScores
 from textenv.critics.parsing import CritiqueError, Section, parse_critique
@@ -105,7 +105,9 @@ class LanguageModelCritic(AskedCritic):
     def _complete(self, questions: Sequence[str]) -> list[Answer | None]:
         prompts = [np.array(ids, np.int64) for ids in self._encode(questions)]
         out: list[Answer | None] = [None] * len(prompts)
-        for rows in by_length([len(prompt) + self.max_new_tokens for prompt in prompts], self.batch_size):
+        lengths = [len(prompt) + self.max_new_tokens for prompt in prompts]
+        overhead = self.max_new_tokens * pass_tokens(self.model.device.type)  # each token written is a pass
+        for rows in by_length(lengths, self.batch_size, overhead=overhead):
             tokens = generate(
                 self.model,
                 [prompts[i] for i in rows],

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from textenv.batching import by_length
+from textenv.batching import by_length, pass_tokens
 from textenv.layouts import Positions, layout_of, right_pad
 from textenv.models import load_causal_lm, quiet_files, resolve
 
@@ -125,7 +125,7 @@ class RewardModel(nn.Module):
         """(B,) float32 on the CPU: the second of `rewards_and_log_probs`, in evaluation mode, of any number of rows."""
         self.eval()
         out = torch.zeros(len(rows))
-        for batch in by_length([len(row) for row in rows], batch_size):
+        for batch in by_length([len(row) for row in rows], batch_size, overhead=pass_tokens(self.device.type)):
             out[batch] = self.rewards_and_log_probs([rows[i] for i in batch], [starts[i] for i in batch])[1].cpu()
         return out
 
@@ -134,7 +134,7 @@ class RewardModel(nn.Module):
         """(B, labels) float32 on the CPU, in evaluation mode; the mode is as before afterwards."""
         training, _ = self.training, self.eval()
         out = torch.zeros(len(rows), self.classifier.config.num_labels)
-        for batch in by_length([len(row) for row in rows], batch_size):
+        for batch in by_length([len(row) for row in rows], batch_size, overhead=pass_tokens(self.device.type)):
             out[batch] = self.rewards([rows[i] for i in batch]).cpu()
         self.train(training)
         return out

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from textenv.aspects import Granularity
-from textenv.batching import by_length
+from textenv.batching import by_length, pass_tokens
 from textenv.episode import Episode, Span
 from textenv.judges.encodings import encode
 from textenv.judges.remembered import Remembered
@@ -147,7 +147,7 @@ class TokenClassifierJudge:
         state = hash(marks(self.model.parameters()))
         found = _READ.get(self.model, [(state, row) for row in rows])
         new = [row for row in dict.fromkeys(rows) if (state, row) not in found]
-        for batch in by_length([len(row) for row in new], self.batch_size):
+        for batch in by_length([len(row) for row in new], self.batch_size, overhead=pass_tokens(self.model.device.type)):
             made = {(state, new[i]): logits for i, logits in zip(batch, self._read([new[i] for i in batch]), strict=True)}
             found |= made
             _READ.put(self.model, made)

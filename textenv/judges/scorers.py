@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoConfig
 
-from textenv.batching import by_length
+from textenv.batching import by_length, pass_tokens
 from textenv.episode import Episode
 from textenv.judges.attention import attention_weights
 from textenv.judges.reading import Reading, Rows
@@ -193,7 +193,7 @@ class SequenceClassifierScorer:
 
     def _batches(self, rows: Sequence[list[int]]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """Indices of rows, their ids and mask (b, L), rows of like length together."""
-        for batch in by_length([len(row) for row in rows], self.batch_size):
+        for batch in by_length([len(row) for row in rows], self.batch_size, overhead=pass_tokens(self.model.device.type)):
             ids = torch.full((len(batch), max(len(rows[i]) for i in batch)), self.reading.pad, dtype=torch.int64)
             mask = torch.zeros_like(ids)
             for k, i in enumerate(batch):

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textenv.batching import by_length
+from textenv.batching import by_length, pass_tokens
 from textenv.generation import ActionRule
 from textenv.layouts import layout_of
 from textenv.models import load_language_model
@@ -54,7 +54,8 @@ def token_log_probs(
     written = [i for i, text in enumerate(texts) if len(text)]
     for i in written:
         layout.check(len(read[i]), len(texts[i]))
-    for rows in by_length([len(read[i]) + len(texts[i]) for i in written], batch_size):
+    lengths = [len(read[i]) + len(texts[i]) for i in written]
+    for rows in by_length(lengths, batch_size, overhead=pass_tokens(model.device.type)):
         batch = [written[row] for row in rows]
         at = layout.positions([read[i] for i in batch], [texts[i] for i in batch])
         hidden, head = layout.read(at)

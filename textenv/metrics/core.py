@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from textenv.batching import by_length
+from textenv.batching import by_length, pass_tokens
 from textenv.episode import Episode
 from textenv.layouts import layout_of
 from textenv.task import by_prompt
@@ -243,7 +243,8 @@ def negative_log_likelihood(
     counted = [i for i in range(len(episodes)) if counts[i]]
     was_training, _ = model.training, model.eval()
     try:
-        for rows in by_length([len(prompts[i]) + len(texts[i]) for i in counted], batch_size):
+        whole = [len(prompts[i]) + len(texts[i]) for i in counted]
+        for rows in by_length(whole, batch_size, overhead=pass_tokens(next(model.parameters()).device.type)):
             chosen = [counted[row] for row in rows]
             at = layout.positions([prompts[i] for i in chosen], [texts[i] for i in chosen])
             hidden, head = layout.read(at)

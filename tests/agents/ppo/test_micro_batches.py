@@ -1,4 +1,4 @@
-"""Texts of unequal length in passes: none is lost, no pass is too large, no cut would have cost less, and no number changes."""
+"""Texts of unequal length in passes: no number changes, and padding is not computed."""
 
 from __future__ import annotations
 
@@ -12,45 +12,10 @@ import torch
 from tests import worlds
 from tests.worlds import EOS, make
 from textenv.agents import TokenPPO
-from textenv.agents.ppo.micro_batches import micro_batches
 from textenv.episode import Episode, Prompt
 
-LENGTHS = [int(n) for n in np.random.default_rng(0).integers(1, 40, 9)]
 WORDS = ["a", "bb", "a long prompt", "cc", "a very long prompt indeed", "d"]
 MODELS = {"llama": worlds.llama, "gpt2": worlds.gpt2, "gemma2": worlds.gemma2, "t5": worlds.t5, "bart": worlds.bart}
-
-
-def cost(parts: list[list[int]], overhead: int) -> int:
-    return sum(len(part) * max(LENGTHS[i] for i in part) + overhead for part in parts)
-
-
-def cuts(limit: int) -> Any:
-    """Every way to cut the sorted texts into passes of at most so many rows."""
-    order = sorted(range(len(LENGTHS)), key=LENGTHS.__getitem__)
-    for n in range(len(order)):
-        for ends in itertools.combinations(range(1, len(order)), n):
-            parts = [order[a:b] for a, b in itertools.pairwise([0, *ends, len(order)])]
-            if max(map(len, parts)) <= limit:
-                yield parts
-
-
-@pytest.mark.parametrize("overhead", [0, 10, 100])
-@pytest.mark.parametrize("rows", [3, 9])
-def test_no_cut_costs_less(rows: int, overhead: int) -> None:
-    found = micro_batches(LENGTHS, rows=rows, overhead=overhead)
-    assert cost(found, overhead) == min(cost(parts, overhead) for parts in cuts(rows))
-
-
-@pytest.mark.parametrize("tokens", [1, 40, 100, 10_000])
-def test_every_text_is_read_once_and_no_pass_holds_more_than_its_limits(tokens: int) -> None:
-    found = micro_batches(LENGTHS, rows=4, tokens=tokens, overhead=1_000)
-    assert sorted(i for part in found for i in part) == list(range(len(LENGTHS)))
-    assert all(len(part) <= 4 for part in found)
-    assert all(len(part) == 1 or len(part) * max(LENGTHS[i] for i in part) <= tokens for part in found)
-
-
-def test_texts_of_one_length_stay_together() -> None:
-    assert micro_batches([7] * 5, rows=8) == [[0, 1, 2, 3, 4]]
 
 
 def agent(model: Any = worlds.llama, **options: Any) -> TokenPPO:
