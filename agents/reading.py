@@ -65,7 +65,8 @@ def read_texts(
     def logits(states: Tensor, rows: slice) -> Tensor:
         with policy.autocast():
             made = head(states)
-        return rule.restrict(made.float() / policy.temperature, at.steps[rows])
+        made = made.float() if policy.temperature == 1 else made.float() / policy.temperature
+        return rule.restrict(made, at.steps[rows])
 
     return hidden, logits, at
 
