@@ -65,8 +65,7 @@ def read_texts(
     def logits(states: Tensor, rows: slice) -> Tensor:
         with policy.autocast():
             made = head(states)
-        made = made.float() if policy.temperature == 1 else made.float() / policy.temperature
-        return rule.restrict(made, at.steps[rows])
+        return rule.restrict(made.float() / policy.temperature, at.steps[rows])
 
     return hidden, logits, at
 

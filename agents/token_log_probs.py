@@ -15,10 +15,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["MAX_LOGITS", "of_logits", "token_log_probs"]
+__all__ = ["MAX_LOGITS", "token_log_probs"]
 
 MAX_LOGITS = 2**24
 """So many logits are in memory at once, unless one token has more: in float32 64 MiB, and in the backward pass a few times that."""
@@ -50,7 +49,7 @@ def token_log_probs(
     rows = max(1, MAX_LOGITS // vocabulary)
 
     def part(states: Tensor, where: slice) -> tuple[Tensor, Tensor | None]:
-        return of_logits(logits(states, where), actions[where], entropy=entropy)
+        return _read(logits(states, where), actions[where], entropy)
 
     if len(hidden) <= rows:
         return part(hidden, slice(0, len(hidden)))
@@ -65,11 +64,11 @@ def token_log_probs(
     return torch.cat(log_probs), torch.cat(entropies) if entropy else None
 
 
-def of_logits(logits: Tensor, actions: Tensor, *, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
-    """Of logits (N, V) and tokens (N,): log-probabilities, and on demand entropies, (N,) each."""
-    if not entropy:  # fused, forwards and backwards
-        return -cross_entropy(logits, actions, reduction="none"), None
-    log_p = logits.log_softmax(-1)
+def _read(logits: Tensor, actions: Tensor, entropy: bool) -> tuple[Tensor, Tensor | None]:
+    normaliser = logits.logsumexp(-1)
+    log_probs = logits.gather(1, actions[:, None]).squeeze(1) - normaliser
+    if not entropy:
+        return log_probs, None
+    log_p = logits - normaliser[:, None]
     # 0 · log 0 = 0, for the ids that the rule forbids
-    entropies = -(log_p.exp() * log_p.masked_fill(log_p == float("-inf"), 0.0)).sum(-1)
-    return log_p.gather(1, actions[:, None]).squeeze(1), entropies
+    return log_probs, -(log_p.exp() * log_p.masked_fill(log_p == float("-inf"), 0.0)).sum(-1)

@@ -28,7 +28,6 @@ from torch import Tensor
 
 from textenv.agents.distributed.world import World
 from textenv.agents.policy import Evaluated, LMPolicy
-from textenv.agents.token_log_probs import of_logits
 from textenv.generation import ActionRule, generate, greedy, sample
 
 __all__ = ["NLPO", "MaskedPolicy", "top_p_mask"]
@@ -188,9 +187,11 @@ class MaskedPolicy:
         hidden, logits, at = self.actor.distributions(prompts, texts, rule)
         unpacked = np.unpackbits(bits.cpu().numpy(), axis=1, count=logits.shape[1])
         inside = _masked(logits, torch.from_numpy(unpacked).to(logits.device).bool())
+        chosen, total = logits.gather(1, at.actions[:, None]).squeeze(1), inside.logsumexp(-1)  # (N,) each
         values = self.actor.value_head(hidden.float()).squeeze(1)
-        log_probs, spread = of_logits(inside, at.actions, entropy=entropy)
-        return Evaluated(log_probs, values, spread), of_logits(logits, at.actions)[0]
+        log_p = inside - total[:, None]
+        spread = -(log_p.exp() * log_p.masked_fill(log_p == float("-inf"), 0.0)).sum(-1) if entropy else None
+        return Evaluated(chosen - total, values, spread), chosen - logits.logsumexp(-1)
 
     def _mask(self, logits: Tensor, rule: ActionRule) -> Tensor:
         """(N, V) logits of π_ψ → M."""

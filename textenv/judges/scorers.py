@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoConfig
 
-from textenv.attention import use_matmul_attention
 from textenv.batching import by_length, pass_tokens
 from textenv.episode import Episode
 from textenv.judges.attention import attention_weights
@@ -85,7 +84,6 @@ class SequenceClassifierScorer:
         self.name = os.fspath(source) if named else type(source).__name__
         self.tokenizer = load_tokenizer(source if tokenizer is None else tokenizer, need_eos=False, shared=True)
         self.model = _load(source, pick_dtype(dtype, device), pick_device(device))
-        use_matmul_attention(self.model.base_model)
         config = self.model.config
         self.label = pick_label(config, label, self.name)
         self.complement, self.output, self.batch_size = complement, output, batch_size
