@@ -1,7 +1,8 @@
 """Which reward wrapper? The same learner, task and budget; only `reward=` changes; each tuned, over five seeds.
 
     python -m benchmarks.ablation [--tasks detox summarization long_form_qa] [--rewards sparse critic_span redistributed ...]
-                                  [--seeds 0 1 2 3 4] [--out runs/ablation.jsonl] [--picture runs/ablation.png]
+                                  [--advantages gae rloo] [--seeds 0 1 2 3 4] [--out runs/ablation.jsonl]
+                                  [--picture runs/ablation.png]
 
 Reported is the task's own score, never the shaped return. How runs are tuned and kept: `benchmarks.runs`. Intervals are those
 of the mean over seeds (Student's t, 95 %).
@@ -20,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.runs import BATCH, GRID, TUNING_SEED, Key, best_cell, cell_of, key_of, run_all, train
+from textenv.agents.ppo.estimators import ESTIMATORS
 
 TASKS: dict[str, tuple[str, str, int, int]] = {  # environment, policy, new tokens, episodes
     "detox": ("textenv/Detox-v0", "textenv/tiny", 28, 1280),
@@ -37,20 +39,28 @@ T_95 = (0.0, 12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # S
 def run(key: Key) -> Key:
     """One training run."""
     environment, policy, _, _ = TASKS[key["task"]]
-    return train(key, environment, key["method"], policy)
+    reward, _, advantage = key["method"].partition(", ")
+    return train(key, environment, reward, policy, advantage=advantage or "gae")
+
+
+def methods_of(rewards: Sequence[str], advantages: Sequence[str]) -> list[str]:
+    """Names of what is compared: "redistributed" is learned from with GAE, "redistributed, rloo" with RLOO."""
+    return [reward if advantage == "gae" else f"{reward}, {advantage}" for advantage in advantages for reward in rewards]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS)[:3])
     parser.add_argument("--rewards", nargs="+", default=list(REWARDS), help="names that textenv list shows")
+    parser.add_argument("--advantages", nargs="+", choices=list(ESTIMATORS), default=["gae"], help="TokenPPO's (default: gae)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--episodes", type=int, help="texts a run (default: the task's)")
     parser.add_argument("--out", type=Path, default=Path("runs/ablation.jsonl"))
     parser.add_argument("--picture", type=Path, default=Path("runs/ablation.png"))
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
-    cells = [(task, TASKS[task][2], reward) for task in options.tasks for reward in options.rewards]
+    methods = methods_of(options.rewards, options.advantages)
+    cells = [(task, TASKS[task][2], method) for task in options.tasks for method in methods]
     episodes = {cell: options.episodes or TASKS[cell[0]][3] for cell in cells}
     tuning = [key_of(cell, rate, kl, TUNING_SEED, max(episodes[cell] // 2, BATCH)) for cell in cells for rate, kl in GRID]
     tuned = run_all(run, tuning, options.out, options.processes, "tuning")

@@ -43,8 +43,12 @@ def cell_of(result: Key) -> tuple[str, int, str]:
     return result["task"], result["tokens"], result["method"]
 
 
-def train(key: Key, environment: str, reward: Any, policy: str) -> Key:
-    """One training run: the curve of the *task's own score* and of the KL, and the metrics of held-out texts afterwards."""
+def train(key: Key, environment: str, reward: Any, policy: str, **settings: Any) -> Key:
+    """One training run: the curve of the *task's own score* and of the KL, and the metrics of held-out texts afterwards.
+
+    Args:
+        settings: further ones of `TokenPPO`.
+    """
     import torch
 
     from textenv.agents import LMPolicy, TokenPPO, evaluate
@@ -52,7 +56,7 @@ def train(key: Key, environment: str, reward: Any, policy: str) -> Key:
     torch.set_num_threads(1)
     env = gym.make(environment, reward=reward, max_new_tokens=key["tokens"])
     agent = TokenPPO(
-        policy, env, learning_rate=key["rate"], kl_coef=key["kl"], n_episodes=BATCH, batch_size=16, seed=key["seed"]
+        policy, env, learning_rate=key["rate"], kl_coef=key["kl"], n_episodes=BATCH, batch_size=16, seed=key["seed"], **settings
     )
     curve: list[float] = []
     kls: list[float] = []
@@ -67,7 +71,8 @@ def train(key: Key, environment: str, reward: Any, policy: str) -> Key:
     seconds = time.perf_counter() - began
     held_out = gym.make(environment, split="test", max_new_tokens=key["tokens"])
     reference = LMPolicy(policy)
-    after, before = (evaluate(writer, held_out, 64, k=4, reference=reference) for writer in (agent, reference))
+    prompts = min(64, len(held_out.get_wrapper_attr("task").prompts))
+    after, before = (evaluate(writer, held_out, prompts, k=4, reference=reference) for writer in (agent, reference))
     return {
         **key,
         "curve": curve[: key["episodes"] // BATCH],

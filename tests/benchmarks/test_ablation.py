@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.ablation import interval, picture, result_table
+from benchmarks.ablation import interval, methods_of, picture, result_table
 from benchmarks.runs import GRID, best_cell, cell_of, key_of, run_all
 from tests.repository import ROOT
 
@@ -64,9 +64,14 @@ def test_the_table_tells_the_score_and_the_picture_is_drawn(tmp_path: Path) -> N
     assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_an_estimator_other_than_gae_stands_in_the_name_of_the_method() -> None:
+    assert methods_of(["sparse", "attention"], ["gae", "rloo"]) == ["sparse", "attention", "sparse, rloo", "attention, rloo"]
+
+
 @pytest.mark.slow
 def test_one_command_tunes_runs_and_draws(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.ablation", "--tasks", "detox", "--rewards", "sparse", "--seeds", "0", "1"]
+    command = [sys.executable, "-m", "benchmarks.ablation", "--tasks", "detox", "--rewards", "uniform", "--seeds", "0", "1"]
+    command += ["--advantages", "rloo"]
     command += ["--episodes", "64", "--processes", "2", "--out", str(tmp_path / "a.jsonl"), "--picture", str(tmp_path / "a.png")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
