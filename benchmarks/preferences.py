@@ -3,6 +3,7 @@
     python -m benchmarks.preferences [--task detox] [--methods dpo treg treg_shuffled] [--seeds 0 1 2 3 4]
     python -m benchmarks.preferences --pairs detox_pairs.jsonl.gz --chosen neutral --rejected toxic --policy runs/language_model
                                      --prompts-file detox_prompts.jsonl.gz --scorer runs/toxicity [--methods dpo treg treg_dpo]
+                                     --contrast "A kind reply: {prompt}" "A rude, insulting reply: {prompt}"
 
 Without `--pairs`, the policy writes `--samples` texts for each of `--prompts` prompts once a seed, and the task's score ranks
 them; with it, each seed takes `--prompts` pairs of the file at random. An eighth of the pairs is held out. Reported of held-out
@@ -104,7 +105,7 @@ def trained(
     from textenv.agents.preferences.learner import PreferenceLearner
     from textenv.agents.preferences.token_regularization import ShuffledSource, load_token_source
 
-    source: Any = "contrastive"
+    source: Any = ("contrastive", {"prompts": tuple(key["contrast"])}) if key["contrast"] else "contrastive"
     if teacher:
         source = "dpo", {"model": trained(key, env, pairs).policy.model}
     if shuffled:
@@ -160,6 +161,9 @@ def main() -> None:
     parser.add_argument("--chosen", default="chosen", help="its column (default: %(default)s)")
     parser.add_argument("--rejected", default="rejected", help="its column (default: %(default)s)")
     parser.add_argument("--policy", help="a name or a directory (default: the task's)")
+    parser.add_argument(
+        "--contrast", nargs=2, metavar=("BETTER", "WORSE"), help="T-REG's requests with {prompt}, {text} (default: the task's)"
+    )
     parser.add_argument("--prompts-file", help="held-out prompts, with --pairs")
     parser.add_argument("--scorer", help="who judges, with --pairs (default: nobody)")
     parser.add_argument("--tokens", type=int, default=48, help="budget of a text, with --pairs (default: %(default)s)")
@@ -172,7 +176,7 @@ def main() -> None:
         "task": "pairs" if o.pairs else o.task, "policy": o.policy or TASKS[o.task][1],
         "tokens": o.tokens if o.pairs else TASKS[o.task][2], "method": "+".join(o.methods), "rate": o.learning_rate, "kl": o.beta,
         "episodes": o.prompts, "samples": o.samples, "steps": o.steps, "file": o.pairs, "chosen": o.chosen, "rejected": o.rejected,
-        "prompts_file": o.prompts_file, "scorer": o.scorer, "held_out": o.held_out,
+        "prompts_file": o.prompts_file, "scorer": o.scorer, "contrast": o.contrast, "held_out": o.held_out,
     }  # fmt: skip
     # What names a run there does not tell all of these settings apart: each has a file of its own.
     out = o.out.with_stem(f"{o.out.stem}-{zlib.crc32(repr(common).encode()):08x}")

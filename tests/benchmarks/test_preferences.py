@@ -60,5 +60,8 @@ def test_one_command_compares_them_on_a_file_of_pairs_with_a_model_of_ones_own(t
         "--prompts": 16,
         "--tokens": 24,
     }
-    (row,) = command(tmp_path, *(str(x) for pair in options.items() for x in pair), "--methods", "dpo", "treg_dpo")
+    requests = ("--contrast", "Kindly: {prompt}", "Rudely: {prompt}")
+    arguments = [*(str(x) for pair in options.items() for x in pair), *requests]
+    (row,) = command(tmp_path, *arguments, "--methods", "dpo", "treg", "treg_dpo")
+    assert row["results"]["treg"]["contrast"] > 0
     assert 0 <= row["results"]["treg_dpo"]["held_out_pairs"] <= 1
