@@ -28,6 +28,7 @@ import textenv
 from textenv.agents import lora as adapters
 from textenv.agents.distributed.sharding import like
 from textenv.agents.policy import LMPolicy
+from textenv.agents.value_head import head_like
 from textenv.models import quiet_files
 from textenv.saving import atomic_directory
 
@@ -111,7 +112,7 @@ def load_policy(path: str | os.PathLike[str], **arguments: Any) -> LMPolicy:
     kept = {name: kept[name] for name in ("gradient_checkpointing", "frozen_layers") if name in kept}
     model = adapters.open_model(directory, dtype=arguments["dtype"], device=arguments["device"])
     policy = LMPolicy(model, tokenizer, **{**kept, **arguments})
-    policy.value_head.load_state_dict(load_file(directory / "value_head.safetensors", device=str(policy.device)))
+    policy.value_head = head_like(load_file(directory / "value_head.safetensors", device=str(policy.device)), policy.device)
     return policy
 
 

@@ -8,8 +8,8 @@ log-probability, value and (on demand) entropy of every token of finished texts,
 2. Where a prompt and its text stand is the layout's (`textenv.layouts`), the one place that tells a decoder (the text
    continues the prompt) from an encoder–decoder (T5, BART, mT5: the encoder reads the prompt, the decoder writes). Models
    are read through their own forward, the head at generated positions alone (`textenv.agents.reading`).
-3. The value head is one linear layer on the last hidden state (TRL's), kept outside the transformers model, and begins
-   at zero, so that the first advantages are the returns. Dropout is off.
+3. The value head (`textenv.agents.value_head`) reads the last hidden state; it is kept outside the transformers model, and
+   begins at zero, so that the first advantages are the returns. Dropout is off.
 4. With LoRA (`textenv.agents.lora`) the adapter and the value head are trained alone, and copies of a policy share its
    frozen base: the reference of a policy that has not learned yet is the base with the adapter off, bit for bit.
 """
@@ -28,13 +28,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from textenv.agents import lora as adapters
 from textenv.agents.frozen_layers import FrozenLayers, freeze_layers
 from textenv.agents.reading import Evaluated, evaluate_texts, lower_states, read_texts
 from textenv.agents.recompute import recompute_blocks
 from textenv.agents.sampling import sample_texts
+from textenv.agents.value_head import linear_head
 from textenv.generation import ActionRule, Sampled, greedy, sample
 from textenv.layouts import Layout, Positions, layout_of
 from textenv.models import quiet_files
@@ -115,10 +115,7 @@ class LMPolicy(nn.Module):
             raise ValueError(f"LoRA freezes the whole base: leave out frozen_layers={frozen_layers}")
         self.frozen: FrozenLayers | None = freeze_layers(self.model, frozen_layers) if frozen_layers else None
         self.temperature = temperature
-        width = self.layout.head.weight.shape[1]
-        self.value_head: nn.Linear = skip_init(nn.Linear, width, 1, device=self.device)  # the global generator is left alone
-        nn.init.zeros_(self.value_head.weight)
-        nn.init.zeros_(self.value_head.bias)
+        self.value_head = linear_head(self.width, self.device)
         resolved(precision, self.device, self.model.dtype)
         self.precision = precision
 
@@ -136,6 +133,11 @@ class LMPolicy(nn.Module):
         """Where the model is."""
         device: torch.device = self.model.device
         return device
+
+    @property
+    def width(self) -> int:
+        """Numbers of a hidden state."""
+        return int(self.layout.head.weight.shape[1])
 
     @property
     def layout(self) -> Layout:
@@ -232,7 +234,7 @@ class LMPolicy(nn.Module):
         """
         if policy is not self:
             like = policy.merged() if policy.adapted and not self.adapted else policy
-            self.load_state_dict(like.state_dict())
+            self.model.load_state_dict(like.model.state_dict())
             self.temperature = policy.temperature
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:

@@ -1,10 +1,10 @@
-"""Does it learn as well? bfloat16 against float32, and a value head on the policy's trunk against a separate value model.
+"""Does it learn as well? bfloat16 against float32, and three values: on the policy's states, on a shared trunk, a model apart.
 
     python -m benchmarks.parity [--tasks detox summarization count_letter] [--seeds 0 1 2 3 4]
                                 [--out runs/parity.jsonl] [--picture runs/parity.png]
 
 The same agent, reward, prompts and budget; only `precision=` and `value_model=` of `TokenPPO` change; nothing is tuned. Reported
-is the task's own score on held-out texts and its mean over the run, and both less those of "fp32, shared" of the same seed: two
+is the task's own score on held-out texts and its mean over the run, and both less those of "fp32, states" of the same seed: two
 runs of one seed begin alike and part where a rounding draws another token, so a difference of zero is two samples of one
 distribution, not equal texts. Intervals are those of the mean over seeds (Student's t, 95 %). Runs are kept: `benchmarks.runs`.
 
@@ -34,11 +34,11 @@ TASKS: dict[str, tuple[str, str, int, int, float, float]] = {  # environment, re
     "count_letter": ("textenv/CountLetter-v0", "critic_span", 16, 1920, 3e-3, 0.0),
 }
 SETTINGS: dict[str, dict[str, Any]] = {
-    f"{precision}, {value}": {"precision": precision, "value_model": "separate" if value == "separate" else None}
-    for value in ("shared", "separate")
+    f"{precision}, {name}": {"precision": precision, "value_model": value}
+    for name, value in {"states": None, "shared": "shared", "separate": "separate"}.items()
     for precision in ("fp32", "bf16")
 }
-FIRST = "fp32, shared"
+FIRST = "fp32, states"
 
 
 def run(key: Key) -> Key:

@@ -42,6 +42,7 @@ from textenv.agents.learner import Learner
 from textenv.agents.policy import LMPolicy
 from textenv.agents.ppo.batch import TokenBatch, log_rollout
 from textenv.agents.rollout import Timing, rollout
+from textenv.agents.value_head import linear_head
 from textenv.episode import Episode
 from textenv.precision import Precision
 
@@ -131,8 +132,7 @@ class ETPO(Learner):
         self.gamma, self.td_lambda, self.tau = gamma, td_lambda, tau
         self.huber_delta, self.max_grad_norm = huber_delta, max_grad_norm
         self.critic = self.policy.copy()
-        nn.init.zeros_(self.critic.value_head.weight)
-        nn.init.zeros_(self.critic.value_head.bias)
+        self.critic.value_head = linear_head(self.critic.width, self.critic.device)
         self.target = self.critic.copy().requires_grad_(False)
         self._remaining = 1.0
         learned = zip(self._learned, self._rates, strict=True)

@@ -37,6 +37,7 @@ from textenv.agents.ppo.kl import KLCoefficient, kl_estimate
 from textenv.agents.ppo.loss import ppo_loss
 from textenv.agents.ppo.nlpo import NLPO, MaskedPolicy
 from textenv.agents.ppo.value_model import ValueModel
+from textenv.agents.value_head import RATE, ValueHead
 from textenv.batching import by_length, pass_tokens
 from textenv.episode import Episode
 from textenv.generation import Sampled
@@ -248,10 +249,16 @@ class PPOIteration(Learner):
             self._sync_reference()
 
     def rates(self, remaining: float) -> list[float]:
-        """The learning rate; with a rate of its own for the value, or a separate model, the value's beside it."""
-        own = self.learning_rate if self.value_learning_rate is None else self.value_learning_rate
-        apart = self.value_model is not None or self.value_learning_rate is not None
+        """The learning rate; and the value's beside it, where it has weights, or a rate, of its own."""
+        usual = RATE if self.value_model is None and self.value_apart else self.learning_rate
+        own = usual if self.value_learning_rate is None else self.value_learning_rate
+        apart = self.value_apart or self.value_learning_rate is not None
         return [FloatSchedule(rate)(remaining) for rate in (self.learning_rate, *([own] if apart else []))]
+
+    @property
+    def value_apart(self) -> bool:
+        """Whether a value is learned whose gradient does not reach the policy's model."""
+        return self.learns_value and (self.value_model is not None or isinstance(self.policy.value_head, ValueHead))
 
     def _clips(self) -> dict[str, float]:
         given = {"clip_range": self.clip_range, "clip_range_high": self.clip_range_high, "clip_range_vf": self.clip_range_vf}
@@ -315,23 +322,22 @@ class PPOIteration(Learner):
             value = set() if self.value_model is not None else set(map(id, self.policy.value_head.parameters()))
             for parameter in self.policy.parameters():
                 parameter.grad = parameter.grad if id(parameter) in value else None
-        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-        if self.value_model is not None:
-            torch.nn.utils.clip_grad_norm_(self.value_model.parameters(), self.max_grad_norm)
+        for group in self.optimizer.param_groups:  # a value that is apart does not shorten the policy's steps
+            torch.nn.utils.clip_grad_norm_(group["params"], self.max_grad_norm)
         self.optimizer.step()
 
     def _sync_reference(self) -> None:
         """π_ref ← α π + (1 − α) π_ref."""
         if sharded(self.policy):
             with torch.no_grad():
-                for old, new in zip(self.reference.parameters(), self.policy.parameters(), strict=True):
+                for old, new in zip(self.reference.model.parameters(), self.policy.model.parameters(), strict=True):
                     old.lerp_(new, self.reference_mixing)
             self.reference.source = None
             return
         now = self.policy.frozen_copy()
         if self.reference_mixing < 1:
             with torch.no_grad():
-                for new, old in zip(now.parameters(), self.reference.parameters(), strict=True):
+                for new, old in zip(now.model.parameters(), self.reference.model.parameters(), strict=True):
                     if new is not old:  # a frozen layer's is the same
                         new.lerp_(old, 1 - self.reference_mixing)
         now.source = None  # no name finds it again

@@ -40,7 +40,7 @@ from textenv.agents.ppo.estimators import ESTIMATORS, LEVELS
 from textenv.agents.ppo.iteration import PPOIteration
 from textenv.agents.ppo.kl import KL_ESTIMATORS, KLCoefficient, kl_estimate
 from textenv.agents.ppo.nlpo import NLPO, MaskedPolicy
-from textenv.agents.ppo.value_model import ValueModel, adam
+from textenv.agents.ppo.value_model import ValueModel, adam, fitting_head
 from textenv.agents.rollout import Timing, rollout_groups
 from textenv.precision import Precision
 
@@ -82,7 +82,7 @@ class TokenPPO(PPOIteration):
         clip_range_high: the upper clip (clip-higher); None: `clip_range`.
         loss_aggregation: "token", "sequence" or "constant" (`textenv.agents.ppo.aggregation`). Default: the estimator's.
         ent_coef, vf_coef, max_grad_norm: as in Stable-Baselines3. With its 0.5 for vf_coef the value's gradient outweighs
-            the policy's on a shared trunk when returns are large, and the language goes: 0.1 is TRL's and RELC's.
+            the policy's where they share a trunk and returns are large, and the language goes: 0.1 is TRL's and RELC's.
         target_kl: stop the epochs of an iteration when the approximate KL to the sampling policy passes 1.5 × this.
         kl_coef: β. kl_target: the KL per text (nats) that an adaptive coefficient keeps, over kl_horizon texts.
         kl_in: "reward" or "loss". Default: the estimator's.
@@ -90,8 +90,9 @@ class TokenPPO(PPOIteration):
         reference: the policy to stay near, or what one is made from; default: the policy as it is now.
         reference_sync_every: iterations after which the reference becomes the policy; None: never.
         reference_mixing: α of π_ref ← α π + (1 − α) π_ref, weight by weight, at these times.
-        value_model: None: a head on the policy; "separate": a copy of the policy; or a language model, or its name.
-        value_learning_rate: of the head or of the separate model; default: `learning_rate`.
+        value_model: None: a network that reads the states of the policy and leaves them as they are (`textenv.agents.value_head`);
+            "shared": a linear head that changes the trunk; "separate": a copy of the policy; or a language model, or its name.
+        value_learning_rate: of the head or of the separate model. Default: 1e-3 for the network, else `learning_rate`.
         value_warmup: iterations in which the value alone learns.
         nlpo: `NLPO(top_p, refresh_every)`: sample under the top-p mask of a lagged policy.
         engine: who samples (`textenv.agents.engines`), with the policy's weights as they are before each rollout. Old
@@ -199,7 +200,10 @@ class TokenPPO(PPOIteration):
         )  # fmt: skip
         if self.reference_mixing < 1 and _shapes(self.reference) != _shapes(self.policy):
             raise ValueError(f"reference_mixing={reference_mixing} mixes like weights, which this reference has not; leave it at 1")
-        self.value_model = None if value_model in (None, False) else ValueModel(value_model, self.policy, env)
+        on_policy = value_model in (None, False, "shared")
+        self.value_model = None if on_policy else ValueModel(value_model, self.policy, env)
+        if on_policy and self.learns_value:
+            self.policy.value_head = fitting_head(self.policy, shared=value_model == "shared")
         self._distribute(distributed, alone=engine is not None or self.nlpo is not None)
         self.engine: RolloutEngine = self.policy if engine is None else engine
         self.sampler = self.engine if self.nlpo is None else MaskedPolicy(self.policy, self.nlpo)
@@ -331,6 +335,8 @@ class TokenPPO(PPOIteration):
         state = super()._state()
         if self.value_model is not None:
             state["settings"]["value_model"] = self.value_model.source
+        elif self.learns_value and not self.value_apart:
+            state["settings"]["value_model"] = "shared"
         state["settings"]["nlpo"] = None if self.nlpo is None else asdict(self.nlpo)
         state["counters"]["n_trained"] = self.n_trained
         return {**state, "kl_coef": self.kl.value}
@@ -341,4 +347,4 @@ class TokenPPO(PPOIteration):
 
 
 def _shapes(policy: LMPolicy) -> list[torch.Size]:
-    return [parameter.shape for parameter in policy.parameters()]
+    return [parameter.shape for parameter in policy.model.parameters()]

@@ -1,7 +1,8 @@
 """The value function apart from the policy: a language model of its own that gives one number a token.
 
-A shared trunk is cheap, but value and policy pull at the same weights. Ziegler et al. 2019, RL4LMs and Fine-Grained RLHF
-train a second model, usually at another learning rate, and often for a while before the policy moves (value warm-up).
+A head that changes the policy's trunk is cheap, but value and policy pull at the same weights. Ziegler et al. 2019, RL4LMs and
+Fine-Grained RLHF train a second model, usually at another learning rate, and often for a while before the policy moves (value
+warm-up). `textenv.agents.value_head` has what is as good and as cheap.
 
 1. It begins as a copy of the policy, or as any language model with the same tokens (a smaller one, a reward model's trunk);
    its head begins at zero, so that the first advantages are the returns.
@@ -25,10 +26,11 @@ from torch import Tensor, nn
 
 from textenv.agents.policy import LMPolicy
 from textenv.agents.reading import read_texts
+from textenv.agents.value_head import ValueHead, linear_head
 from textenv.generation import ActionRule
 from textenv.models import headless
 
-__all__ = ["ValueModel", "adam"]
+__all__ = ["ValueModel", "adam", "fitting_head"]
 
 Ids = NDArray[np.int64]
 GIVEN = "given as a model"
@@ -70,11 +72,10 @@ class ValueModel(nn.Module):
         elif isinstance(source, nn.Module):
             self.reader = LMPolicy(copy.deepcopy(source), **like)
         else:
-            raise TypeError(f'value_model takes None, "separate", a language model or its name, got {source!r}')
+            raise TypeError(f'value_model takes None, "shared", "separate", a language model or its name, got {source!r}')
         if not self.reader.adapted:
             self.reader.requires_grad_(True)
-        nn.init.zeros_(self.reader.value_head.weight)
-        nn.init.zeros_(self.reader.value_head.bias)
+        self.reader.value_head = linear_head(self.reader.width, self.reader.device)
         self.reader.fit_to(env)
 
     def forward(
@@ -93,8 +94,16 @@ class ValueModel(nn.Module):
         return values
 
 
+def fitting_head(policy: LMPolicy, *, shared: bool) -> nn.Linear:
+    """The policy's value head where it is of the wanted kind, else a new one."""
+    head = policy.value_head
+    if isinstance(head, ValueHead) != shared:
+        return head
+    return linear_head(policy.width, policy.device) if shared else ValueHead(policy.width, policy.device)
+
+
 def adam(policy: LMPolicy, value_model: ValueModel | None, rates: Sequence[float]) -> torch.optim.Optimizer:
-    """Adam over the policy and its value function.
+    """Adam over the policy and its value function, a group for each of the rates.
 
     Args:
         value_model: None: the value is a head on the policy.

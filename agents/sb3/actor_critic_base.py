@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from textenv.agents.policy import Evaluated, LMPolicy
+from textenv.agents.value_head import head_like
 from textenv.generation import ActionRule, sample
 from textenv.models import load_language_model, quiet_files
 from textenv.precision import Precision
@@ -85,7 +86,7 @@ class LanguageModelActing:
             )
         self.lm.layout.check(0, self._width)
         if isinstance(self._source, (str, os.PathLike)) and (Path(self._source) / _HEAD).is_file():
-            self.lm.value_head.load_state_dict(load_file(Path(self._source) / _HEAD))
+            self.lm.value_head = head_like(load_file(Path(self._source) / _HEAD), self.lm.device)
         self._memory = PrefixCache(model)
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[attr-defined, call-arg]
 

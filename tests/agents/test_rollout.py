@@ -112,6 +112,7 @@ def counted(env: Any) -> list[int]:
 
 def test_a_group_is_several_texts_for_one_prompt() -> None:
     env = make(prompts=[f"{i}" for i in range(100)], max_new_tokens=6)
+    env.reset(seed=0)  # three different prompts
     found = rollout_groups(env, LMPolicy(worlds.llama()), 12, generator(), group_size=4)
     assert found.groups == [0] * 4 + [1] * 4 + [2] * 4
     assert [len({e.prompt.text for e in found.episodes[at : at + 4]}) for at in (0, 4, 8)] == [1, 1, 1]

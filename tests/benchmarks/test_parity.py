@@ -19,14 +19,14 @@ def result(name: str, seed: int, final: float) -> Key:
 
 
 def test_settings_differ_in_precision_and_value_model_alone() -> None:
-    assert len({json.dumps(settings) for settings in SETTINGS.values()}) == len(SETTINGS) == 4
+    assert len({json.dumps(settings) for settings in SETTINGS.values()}) == len(SETTINGS) == 6
     assert SETTINGS[FIRST] == {"precision": "fp32", "value_model": None}
 
 
 def test_differences_are_within_seeds() -> None:
     runs = [result(FIRST, seed, seed * 0.1) for seed in range(5)]
-    runs += [result("bf16, shared", seed, seed * 0.1 + 0.02) for seed in reversed(range(5))]
-    table = result_table(runs, [("detox", 28, name) for name in (FIRST, "bf16, shared")])
+    runs += [result("bf16, states", seed, seed * 0.1 + 0.02) for seed in reversed(range(5))]
+    table = result_table(runs, [("detox", 28, name) for name in (FIRST, "bf16, states")])
     assert list(table.columns[3].cells) == ["", "0.020 ± 0.000"]
 
 
