@@ -14,11 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from textenv.agents.token_log_probs import token_log_probs
 from textenv.generation import ActionRule
 from textenv.layouts import Positions
+from textenv.shapes import grain, rounded
 
 if TYPE_CHECKING:
     from textenv.agents.policy import LMPolicy
@@ -52,19 +54,23 @@ def read_texts(
         lower: what the policy's frozen layers put out for each text, (L_b, H), as `lower_states` gave it.
     """
     layout = policy.layout
-    at = layout.positions(layout.prompts(prompts, rule.prompt_end), texts)
-    at = at.last() if last else at
     with policy.autocast():
+        coarse = grain(policy.model)
+        at = layout.positions(layout.prompts(prompts, rule.prompt_end), texts)
+        at = at.last() if last else at
         layout.check_head(at)  # on whole texts, not on what stands for them
         replayed: AbstractContextManager[None] = nullcontext()
         if lower is not None and policy.frozen is not None:
-            replayed = policy.frozen.replayed(policy.model, pad_sequence(list(lower), batch_first=True))
+            states = pad_sequence(list(lower), batch_first=True)
+            wide = at.inputs["input_ids"].shape[1] - states.shape[1]
+            replayed = policy.frozen.replayed(policy.model, pad(states, (0, 0, 0, wide)))
         with replayed:
             hidden, head = layout.read(at)
 
     def logits(states: Tensor, rows: slice) -> Tensor:
+        n = len(states)
         with policy.autocast():
-            made = head(states)
+            made = head(pad(states, (0, 0, 0, rounded(n, coarse.places) - n)))[:n]
         return rule.restrict(made.float() / policy.temperature, at.steps[rows])
 
     return hidden, logits, at
@@ -95,8 +101,8 @@ def lower_states(policy: LMPolicy, prompts: Sequence[Ids], texts: Sequence[Ids],
     if policy.frozen is None:
         raise ValueError("the policy has no frozen layers: LMPolicy(model, frozen_layers=n) freezes n")
     layout = policy.layout
-    at = layout.positions(layout.prompts(prompts, rule.prompt_end), texts)
     with policy.autocast():
+        at = layout.positions(layout.prompts(prompts, rule.prompt_end), texts)
         layout.check_head(at)
         with policy.frozen.recorded(policy.model) as found:
             layout.read(at)

@@ -29,7 +29,7 @@ from textenv.metrics import Estimate
 from textenv.render import printable
 from textenv.task import by_prompt
 
-SETTINGS = {"learning_rate": 2e-4, "kl_coef": 0.15, "n_episodes": 64, "batch_size": 16, "n_epochs": 4}
+SETTINGS = {"learning_rate": 2e-4, "kl_coef": 0.1, "n_episodes": 64, "batch_size": 16, "n_epochs": 4}
 
 
 def main() -> None:

@@ -21,6 +21,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from textenv.shapes import halved
+
 __all__ = ["NAME", "attention", "use_matmul_attention"]
 
 NAME = "textenv_matmul"
@@ -51,7 +53,8 @@ def attention(
         (B, Q, heads, D), and no weights.
     """
     given: dict[str, Any] = {"dropout": dropout, "scaling": scaling, "is_causal": is_causal, **others}
-    if dropout or others.get("cache") is not None or others.get("softcap") is not None or not _halved(query):
+    fused = dropout or others.get("cache") is not None or others.get("softcap") is not None
+    if fused or not halved(query.device.type, query.dtype):
         bias: dict[str, Any] = {} if position_bias is None else {"position_bias": position_bias}
         out: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **given, **bias)
         return out
@@ -71,15 +74,6 @@ def attention(
     weights = scores.softmax(-1).view(b, shared, -1, key.shape[2])
     read = (weights @ value.to(torch.bfloat16)).view(b, heads, q, value.shape[-1])
     return read.transpose(1, 2).contiguous(), None
-
-
-def _halved(query: Tensor) -> bool:
-    """Whether products are in bfloat16, on a CPU."""
-    if query.device.type != "cpu":
-        return False
-    if torch.is_autocast_enabled("cpu"):
-        return torch.get_autocast_dtype("cpu") == torch.bfloat16
-    return query.dtype == torch.bfloat16
 
 
 def use_matmul_attention(model: Any) -> None:

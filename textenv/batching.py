@@ -15,6 +15,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from textenv.shapes import FINE, Grain
+
 __all__ = ["TOKENS", "by_length", "pass_tokens"]
 
 TOKENS = 1 << 14
@@ -33,7 +35,9 @@ def pass_tokens(device: str) -> int:
     return 64 if device == "cpu" else 2048
 
 
-def by_length(lengths: Sequence[int], batch_size: int, tokens: int | None = None, *, overhead: int = 0) -> list[list[int]]:
+def by_length(
+    lengths: Sequence[int], batch_size: int, tokens: int | None = None, *, overhead: int = 0, grain: Grain = FINE
+) -> list[list[int]]:
     """Indices in batches, the longest first: what does not fit into memory is told at once.
 
     >>> by_length([9, 2, 8, 2], batch_size=4)
@@ -46,6 +50,8 @@ def by_length(lengths: Sequence[int], batch_size: int, tokens: int | None = None
         batch_size: texts a batch at most.
         tokens: padded tokens a batch at most; a longer text is a batch of its own. None: `TOKENS`.
         overhead: what a pass costs by itself, in tokens (`pass_tokens`).
+        grain: texts come in multiples of its rows, but for the last of them, and texts that stand alone; their lengths count as
+            multiples of its columns.
 
     Raises:
         ValueError: a bound below 1.
@@ -54,14 +60,18 @@ def by_length(lengths: Sequence[int], batch_size: int, tokens: int | None = None
     if batch_size < 1 or tokens < 1:
         raise ValueError(f"a batch holds at least 1 text and 1 token, got batch_size={batch_size} and tokens={tokens}")
     order = np.argsort(-np.asarray(lengths, np.int64), kind="stable")
-    length = np.asarray(lengths, np.int64)[order]
+    length = -(-np.asarray(lengths, np.int64)[order] // grain.columns) * grain.columns
     n = len(order)
+    uneven = np.arange(n + 1) % grain.rows > 0
+    uneven[n] = False
     cost, end = np.zeros(n + 1, np.int64), np.zeros(n + 1, np.int64)  # of the texts from i on, and where the first batch ends
     for begin in reversed(range(n)):
         longest = int(length[begin])
         most = min(batch_size, max(1, tokens // max(1, longest)))
         last = min(n, begin + most)
         total = np.arange(1, last - begin + 1) * longest + overhead + cost[begin + 1 : last + 1]
+        if most >= grain.rows:
+            total = np.where(uneven[begin + 1 : last + 1], np.iinfo(np.int64).max, total)
         best = len(total) - 1 - int(total[::-1].argmin())  # of equals the largest batch
         cost[begin], end[begin] = total[best], begin + 1 + best
     cuts = [0]

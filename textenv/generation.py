@@ -5,7 +5,8 @@ them once and answers. What to say next is the caller's: `choose` gets the logit
 
 1. Equal prompts are read once, and what was made of them is repeated: groups of texts for one prompt cost one prefill.
 2. Keys and values of long texts have room for tokens to come (`textenv.kv_cache`): they are not copied at every step.
-3. Rows that have ended leave the batch when a quarter has, so that ragged ends cost little.
+3. Rows that have ended leave the batch when a quarter has, so that ragged ends cost little; where every shape has its price
+   (`textenv.shapes`), a few stay.
 
 Sampling inverts the cumulative distribution at a uniform number given per row and step. The numbers of an episode are
 drawn before it begins, so that its text depends neither on its neighbours in the batch nor on how the batch is cut.
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from textenv.kv_cache import BLOCK, make_room
 from textenv.layouts import layout_of
+from textenv.shapes import FINE, few, grain
 from textenv.shared_prefix import begin_sharing
 
 __all__ = ["ActionRule", "Choose", "Note", "Sampled", "generate", "greedy", "invert", "sample"]
@@ -167,6 +169,7 @@ def generate(
     rows = torch.arange(len(prompts), device=device)  # row b of the live batch is text rows[b]
     live = torch.ones(len(prompts), dtype=torch.bool, device=device)
     tokens = torch.full((len(prompts), max_new_tokens), -1, dtype=torch.int64, device=device)
+    size = (lambda n: n) if grain(model) == FINE else few
     distinct, home = _distinct(prompts)
     decoding = begin_sharing(layout, distinct)
     for step in range(max_new_tokens):
@@ -189,8 +192,8 @@ def generate(
         if n_live == 0:
             break
         decoding.advance(chosen, decoding.cache)
-        if n_live <= 0.75 * len(rows):  # dropping rows copies the cache: do it when it pays
-            kept = live.nonzero().squeeze(1)
+        if size(n_live) <= 0.75 * len(rows):  # dropping rows copies the cache: do it when it pays
+            kept = torch.cat([live.nonzero(), (~live).nonzero()]).squeeze(1)[: size(n_live)]
             decoding.keep(kept)
             rows, live = rows[kept], live[kept]
     return [row[row >= 0] for row in tokens.cpu().numpy()]

@@ -6,7 +6,8 @@
 1. Prompts come without the EOS that some tokenizers put behind every text, because a text continues them. An encoder
    was trained with it: `prompts` gives it back, so that the encoder reads exactly `tokenizer(prompt)`.
 2. Nothing is inferred from a pad id: padding is id 0 under mask 0, on the left of a prompt that a decoder is to go on with
-   (positions are counted from the first real token), on the right of whatever is finished, and of an encoder's prompt.
+   (positions are counted from the first real token), on the right of whatever is finished, and of an encoder's prompt. Finished
+   texts of a decoder may be given a few columns more (`textenv.shapes`).
 3. `read` gives hidden states at the wanted positions and what makes logits of them (`textenv.hidden_states`): no (B, L, V)
    logits exist.
 4. What a decoder is made to say first or last (`forced_bos_token_id`, ...) is not forced here: BART's own "<s>" is a
@@ -31,6 +32,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 from textenv.hidden_states import Head, check_head, hidden_states
+from textenv.shapes import grain, rounded
 
 __all__ = ["Decoding", "Layout", "Positions", "layout_of", "left_pad", "prompt_end", "prompt_ids", "right_pad"]
 
@@ -58,9 +60,9 @@ def left_pad(sequences: Sequence[Ids], device: torch.device | str = "cpu") -> tu
     return _placed(sequences, [width - len(sequence) for sequence in sequences], width, device)
 
 
-def right_pad(sequences: Sequence[Ids], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-    """Ids and mask, (B, P) int64 each, every sequence flush left."""
-    return _placed(sequences, [0] * len(sequences), max(map(len, sequences)), device)
+def right_pad(sequences: Sequence[Ids], device: torch.device | str = "cpu", width: int = 0) -> tuple[Tensor, Tensor]:
+    """Ids and mask, (B, P) int64 each, every sequence flush left; P is at least `width`."""
+    return _placed(sequences, [0] * len(sequences), max(width, *map(len, sequences)), device)
 
 
 def _placed(sequences: Sequence[Ids], begins: Sequence[int], width: int, device: Any) -> tuple[Tensor, Tensor]:
@@ -222,7 +224,10 @@ class _Decoder(Layout):
 
     def positions(self, prompts: Sequence[Ids], texts: Sequence[Ids]) -> Positions:
         rows = [np.concatenate([prompt, text]) for prompt, text in zip(prompts, texts, strict=True)]
-        return self._positions(self._inputs(*right_pad(rows, self.model.device)), texts, [len(prompt) - 1 for prompt in prompts])
+        longest, limit = max(map(len, rows)), getattr(self.model.config, "max_position_embeddings", None)
+        width = rounded(longest, grain(self.model).columns)
+        inputs = self._inputs(*right_pad(rows, self.model.device, width if limit is None else min(width, limit)))
+        return self._positions(inputs, texts, [len(prompt) - 1 for prompt in prompts])
 
     def _token(self, hidden: Tensor) -> dict[str, Any]:
         return {"input_ids": torch.zeros(1, 1, dtype=torch.int64, device=hidden.device)}

@@ -42,6 +42,7 @@ from textenv.batching import by_length, pass_tokens
 from textenv.episode import Episode
 from textenv.generation import Sampled
 from textenv.precision import differentiating
+from textenv.shapes import grain
 
 __all__ = ["PPOIteration"]
 
@@ -192,7 +193,9 @@ class PPOIteration(Learner):
         overhead = pass_tokens(self.policy.device.type)
         room = 1 if torch.is_grad_enabled() else 4  # without gradients a pass keeps nothing of its layers
         tokens = sys.maxsize if self.micro_batch_tokens is None else room * self.micro_batch_tokens
-        return by_length(lengths, room * self.micro_batch_size, tokens, overhead=overhead)
+        with self.policy.autocast():
+            shapes = grain(self.policy.model)
+        return by_length(lengths, room * self.micro_batch_size, tokens, overhead=overhead, grain=shapes)
 
     def _passes(self, episodes: Sequence[Episode]) -> list[list[int]]:
         """The indices of the episodes that this process reads in one pass each; an empty pass only keeps step with the others."""

@@ -28,6 +28,7 @@ from textenv.judges.reading import Reading, Rows
 from textenv.judges.retokenized import complete_ends, spread
 from textenv.judges.value_head import load_value_head
 from textenv.models import load_sequence_classifier, pick_device, pick_dtype, resolve
+from textenv.shapes import grain, rounded
 from textenv.tokenization import load_tokenizer
 
 __all__ = ["REWARD_LABELS", "SequenceClassifierScorer", "pick_label"]
@@ -193,8 +194,11 @@ class SequenceClassifierScorer:
 
     def _batches(self, rows: Sequence[list[int]]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """Indices of rows, their ids and mask (b, L), rows of like length together."""
-        for batch in by_length([len(row) for row in rows], self.batch_size, overhead=pass_tokens(self.model.device.type)):
-            ids = torch.full((len(batch), max(len(rows[i]) for i in batch)), self.reading.pad, dtype=torch.int64)
+        shapes, overhead = grain(self.model), pass_tokens(self.model.device.type)
+        for batch in by_length([len(row) for row in rows], self.batch_size, overhead=overhead, grain=shapes):
+            longest = max(len(rows[i]) for i in batch)
+            width = max(longest, min(rounded(longest, shapes.columns), self.reading.max_tokens))
+            ids = torch.full((len(batch), width), self.reading.pad, dtype=torch.int64)
             mask = torch.zeros_like(ids)
             for k, i in enumerate(batch):
                 ids[k, : len(rows[i])] = torch.tensor(rows[i])
