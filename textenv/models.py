@@ -15,6 +15,7 @@ import transformers
 from transformers.utils import logging
 
 from textenv import embedded
+from textenv.activations import fuse_gelu
 from textenv.precision import resolved
 
 __all__ = [
@@ -149,7 +150,7 @@ def load_language_model(
 ) -> Any:
     """A language model that writes texts, causal or encoder–decoder, as its config says, with the same arguments."""
     if not isinstance(source, (str, os.PathLike)):
-        return source.to(pick_device(device)).eval()
+        return fuse_gelu(source.to(pick_device(device)).eval())
     encoder = transformers.AutoConfig.from_pretrained(resolve(source)).is_encoder_decoder
     kind = "AutoModelForSeq2SeqLM" if encoder else "AutoModelForCausalLM"
     return _load(kind, source, dtype, pick_device(device), shared)
@@ -183,7 +184,7 @@ _HEADS = {
 
 def _load(kind: str, source: Any, dtype: torch.dtype, device: torch.device, shared: bool) -> Any:
     if not isinstance(source, (str, os.PathLike)):
-        return source.to(device).eval()
+        return fuse_gelu(source.to(device).eval())
     name = resolve(source)
     files = sorted(Path(name).iterdir()) if Path(name).is_dir() else []
     key = (kind, name, dtype, device, _HEADLESS.get(), *(file.stat().st_mtime_ns for file in files))
@@ -203,7 +204,7 @@ def _load(kind: str, source: Any, dtype: torch.dtype, device: torch.device, shar
             f"{os.fspath(source)} (saved as {saved or 'no class that its config names'}) has no {', '.join(missing[:3])}"
             f"{', …' * (len(missing) > 3)}, which {type(model).__name__} would fill with random numbers; name {wanted}"
         )
-    model = model.to(device).eval()
+    model = fuse_gelu(model.to(device).eval())
     if shared:
         _SHARED[key] = model.requires_grad_(False)
     return model
