@@ -39,6 +39,7 @@ from benchmarks.stopwatch import PHASES, Stopwatch, median, peak_memory, quiet
 from benchmarks.work_unit import FAMILIES, GAMMA, KL, LAMBDA, RATE, SIZES, Work, words
 from textenv import Prompt, SequenceClassifierScorer, TextEnv
 from textenv.agents import TokenPPO
+from textenv.allocator import keep_freed_memory
 from textenv.precision import medium, resolved
 from textenv.tasks.count_letter import CountLetter
 from textenv.threads import set_threads
@@ -109,6 +110,7 @@ def environment(work: Work, dtype: torch.dtype, device: str) -> TextEnv:
 
 def measure(case: Case) -> Result:
     """Run one warm-up and `case.iterations` more."""
+    keep_freed_memory()  # this process's allocator: set_threads was another's
     work, device = case.work, torch.device(case.device)
     precision = resolved(case.precision, device, torch.float32)  # type: ignore[arg-type]  # checked there
     env = environment(work, torch.bfloat16 if precision == "bf16" else torch.float32, case.device)

@@ -52,8 +52,10 @@ def train(key: Key, environment: str, reward: Any, policy: str, **settings: Any)
     import torch
 
     from textenv.agents import LMPolicy, TokenPPO, evaluate
+    from textenv.allocator import keep_freed_memory
 
     torch.set_num_threads(1)
+    keep_freed_memory()
     env = gym.make(environment, reward=reward, max_new_tokens=key["tokens"])
     agent = TokenPPO(
         policy, env, learning_rate=key["rate"], kl_coef=key["kl"], n_episodes=BATCH, batch_size=16, seed=key["seed"], **settings

@@ -28,6 +28,7 @@ from textenv.episode import Episode
 from textenv.metrics import Estimate
 from textenv.render import printable
 from textenv.task import by_prompt
+from textenv.threads import set_threads
 
 SETTINGS = {"learning_rate": 2e-4, "kl_coef": 0.1, "n_episodes": 64, "batch_size": 16, "n_epochs": 4}
 
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--out", help="save the agent to this directory")
     parser.add_argument("--json", action="store_true", help="one line of JSON instead of tables")
     options = parser.parse_args()
+    set_threads()
 
     env = gym.make("textenv/Detox-v0", reward="critic_span")
     held_out = gym.make("textenv/Detox-v0", split="test")

@@ -8,6 +8,8 @@ The library itself never does it on import: threads are the program's. What is a
 core that the process may use (its affinity, and the quota of its control group), 8 at most: models that a CPU can train gain
 little from more, and wait longer for the slowest.
 
+With them goes a word to the C allocator (`textenv.allocator`).
+
 Threads wait at barriers by sleeping (OMP_WAIT_POLICY=PASSIVE, unless it is set): spinning, beside one busy neighbour, made two
 threads up to ten times slower than one.
 """
@@ -17,6 +19,8 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+
+from textenv.allocator import keep_freed_memory
 
 __all__ = ["MOST", "physical_cores", "set_threads"]
 
@@ -31,6 +35,7 @@ def set_threads(threads: int | None = None) -> int:
         ValueError: no positive number, here or in the environment.
     """
     asked, name = _asked(threads)
+    keep_freed_memory()
     count = asked or min(physical_cores(), MOST)
     os.environ["OMP_NUM_THREADS"] = str(count)
     waiting = os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
