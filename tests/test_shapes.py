@@ -113,3 +113,11 @@ def test_batches_come_in_multiples_of_rows_but_for_the_last(lengths: list[int], 
 def test_few_numbers_of_rows_are_each_at_most_a_third_too_many(n: int) -> None:
     assert n <= few(n) < max(n + 1, 1.5 * n)
     assert few(few(n)) == few(n)
+
+
+def test_a_judge_of_bfloat16_attends_as_the_policy_does() -> None:
+    scorer = SequenceClassifierScorer("textenv/tiny-toxicity", label="toxic", dtype=torch.bfloat16, device="cpu")
+    assert scorer.model.config._attn_implementation == "textenv_matmul"
+    plain = SequenceClassifierScorer("textenv/tiny-toxicity", label="toxic", device="cpu")
+    texts = ["You are a fool.", "I read your note and it was kind."]
+    assert scorer.score_texts(texts) == pytest.approx(plain.score_texts(texts), abs=0.05)

@@ -81,7 +81,7 @@ def use_matmul_attention(model: Any) -> None:
 
     A model with parts of several configurations (an encoder and a decoder) has them all told by transformers.
     """
-    if getattr(model.config, "_attn_implementation", None) == "sdpa":
+    if getattr(model.config, "_attn_implementation", None) == "sdpa" and hasattr(model, "set_attn_implementation"):
         model.set_attn_implementation(NAME)
 
 

@@ -28,7 +28,8 @@ FINE, COARSE = Grain(), Grain(4, 16, 64)
 
 def grain(model: Any) -> Grain:
     """Of the passes over a model, as autocast stands now."""
-    return COARSE if halved(model.device.type, model.dtype) else FINE
+    dtype = next((p.dtype for p in model.parameters()), torch.float32)
+    return COARSE if halved(model.device.type, dtype) else FINE
 
 
 def halved(device: str, dtype: torch.dtype) -> bool:

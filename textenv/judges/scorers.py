@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoConfig
 
+from textenv.attention import use_matmul_attention
 from textenv.batching import by_length, pass_tokens
 from textenv.episode import Episode
 from textenv.judges.attention import attention_weights
@@ -28,7 +29,7 @@ from textenv.judges.reading import Reading, Rows
 from textenv.judges.retokenized import complete_ends, spread
 from textenv.judges.value_head import load_value_head
 from textenv.models import load_sequence_classifier, pick_device, pick_dtype, resolve
-from textenv.shapes import grain, rounded
+from textenv.shapes import FINE, grain, rounded
 from textenv.tokenization import load_tokenizer
 
 __all__ = ["REWARD_LABELS", "SequenceClassifierScorer", "pick_label"]
@@ -85,6 +86,8 @@ class SequenceClassifierScorer:
         self.name = os.fspath(source) if named else type(source).__name__
         self.tokenizer = load_tokenizer(source if tokenizer is None else tokenizer, need_eos=False, shared=True)
         self.model = _load(source, pick_dtype(dtype, device), pick_device(device))
+        if grain(self.model) != FINE:
+            use_matmul_attention(self.model)
         config = self.model.config
         self.label = pick_label(config, label, self.name)
         self.complement, self.output, self.batch_size = complement, output, batch_size
