@@ -34,7 +34,7 @@ from benchmarks.stopwatch import PHASES, median, quiet
 from textenv.threads import set_threads
 
 ROOT = Path(__file__).resolve().parents[1]
-OURS = (("bf16", "shared"), ("fp32", "shared"), ("fp32", "separate"))
+OURS = (("bf16", "states"), ("fp32", "states"), ("fp32", "separate"))
 Result = dict[str, Any]
 Command = tuple[str, list[str]]
 
@@ -113,7 +113,7 @@ def table(cells: dict[tuple[str, int], dict[str, list[Result]]]) -> Table:
         by_hand = found.get("SB3 PPO by hand")
         for who, results in found.items():
             out.add_row(size, str(epochs), who, *row(results, found.get("TRL PPO")))
-        for who in ("textenv bf16 shared", "textenv, SB3 PPO") if by_hand else ():
+        for who in ("textenv bf16 states", "textenv, SB3 PPO") if by_hand else ():
             out.add_row(size, str(epochs), f"{who} × SB3 by hand: {ratio(found[who], by_hand or [])}")
         out.add_section()
     return out
@@ -146,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     with given.out.open("a") as file:
                         file.write(json.dumps(result) + "\n")
     console.print(table(cells))
-    last = next(iter(cells.values()))["textenv bf16 shared"][-1]
+    last = next(iter(cells.values()))["textenv bf16 states"][-1]
     peaks = ", ".join(f"{name} {peak / 1e9:,.0f}" for name, peak in last["matmul_peaks"].items())
     console.print(f"{time.strftime('%Y-%m-%d')}, {_processor()}, {threads} thread(s); best products in GFLOP/s: {peaks}")
 

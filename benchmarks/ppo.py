@@ -53,7 +53,7 @@ class Case:
 
     work: Work = field(default_factory=Work)
     precision: str = "auto"
-    value: str = "shared"  # or "separate"
+    value: str = "states"  # or "shared", "separate"
     frozen: int = 0
     micro_batch_tokens: int | None = None
     device: str = "cpu"
@@ -117,7 +117,7 @@ def measure(case: Case) -> Result:
     agent = TokenPPO(
         work.policy(), env, precision=precision, frozen_layers=case.frozen, micro_batch_tokens=case.micro_batch_tokens,
         learning_rate=RATE, n_episodes=work.episodes, batch_size=work.minibatch, n_epochs=work.epochs, kl_coef=KL, gamma=GAMMA,
-        gae_lambda=LAMBDA, value_model=None if case.value == "shared" else case.value, seed=0, device=device,
+        gae_lambda=LAMBDA, value_model=None if case.value == "states" else case.value, seed=0, device=device,
     )  # fmt: skip
     before = _allocated(device)
     phases = Phases(Stopwatch())
@@ -232,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--family", choices=list(FAMILIES), default="gpt2")
     parser.add_argument("--epochs", default="1,4", help="PPO epochs, separated by commas")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "medium"], default="auto")
-    parser.add_argument("--value", choices=["shared", "separate"], default="shared", help="a head on the policy, or a model")
+    parser.add_argument("--value", choices=["states", "shared", "separate"], default="states", help="TokenPPO's value_model")
     parser.add_argument("--frozen-layers", type=int, default=0, help="lower blocks that are not learned")
     parser.add_argument("--micro-batch-tokens", type=int, help="tokens a forward pass at most; default: a minibatch")
     parser.add_argument("--episodes", type=int, default=64, help="texts an iteration")

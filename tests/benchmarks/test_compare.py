@@ -44,7 +44,7 @@ def test_a_ratio_is_taken_within_a_round() -> None:
 def test_the_table_compares_each_with_trl_and_stepping_with_stepping() -> None:
     ours = result(0.5, flops={"sample": 1e9}, peak_flops=4e9, matmul_peaks={"fp32": 4e9})
     found = {
-        "textenv bf16 shared": [ours], "TRL PPO": [result(2.0) | {"peak_mib": 1000.0}],
+        "textenv bf16 states": [ours], "TRL PPO": [result(2.0) | {"peak_mib": 1000.0}],
         "textenv, SB3 PPO": [result(4.0)], "SB3 PPO by hand": [result(32.0)],
     }  # fmt: skip
     out = io.StringIO()
