@@ -224,8 +224,7 @@ class _Decoder(Layout):
 
     def positions(self, prompts: Sequence[Ids], texts: Sequence[Ids]) -> Positions:
         rows = [np.concatenate([prompt, text]) for prompt, text in zip(prompts, texts, strict=True)]
-        longest, limit = max(map(len, rows)), getattr(self.model.config, "max_position_embeddings", None)
-        width = rounded(longest, grain(self.model).columns)
+        width, limit = rounded(max(map(len, rows)), grain(self.model).columns), self.room(0)
         inputs = self._inputs(*right_pad(rows, self.model.device, width if limit is None else min(width, limit)))
         return self._positions(inputs, texts, [len(prompt) - 1 for prompt in prompts])
 

@@ -2,7 +2,7 @@
 
 oneDNN, which computes them, makes a kernel for every shape that it meets and keeps a thousand of them: texts that end anywhere
 give every batch a shape of its own, and the time and memory go into kernels. So there the rows of a pass come in fours,
-its columns in sixteens, the positions that the head reads in sixty-fourths, and decoding goes on with 1, 2, 3, 4, 6, 8, 12, … rows;
+its columns in sixteens, the positions that the head reads in sixty-fours, and decoding goes on with 1, 2, 3, 4, 6, 8, 12, … rows;
 what fills them up is read and counted nowhere. Elsewhere every shape is taken as it comes.
 """
 
@@ -51,7 +51,7 @@ def rounded(n: int, multiple: int) -> int:
 
 
 def few(n: int) -> int:
-    """The next number from n on that is a power of two, or once and a half one.
+    """The next number from n ≥ 1 on that is a power of two, or one and a half times one.
 
     >>> [few(n) for n in (1, 3, 5, 7, 33, 49)]
     [1, 3, 6, 8, 48, 64]

@@ -8,7 +8,7 @@
    KL of an untrained policy from 0. `recompute_log_probs=True` computes them again as the update does: 1 and 0, to rounding,
    for one more pass over the batch. Under NLPO's mask they are always computed again; so are a separate value model's values.
 2. In the iterations of `value_warmup` the gradient of everything but the value is dropped, and β does not adapt.
-3. The norms of the gradients of the policy and of a separate value model are clipped apart.
+3. The norms of the gradients are clipped by learning rate: a value that has one of its own does not shorten the policy's steps.
 4. Texts are read in order of length (`textenv.batching`). Numbers and gradients do not depend on it.
 5. Of several processes each reads a share of the texts (`textenv.agents.distributed`); numbers and gradients are put together.
 """
@@ -325,7 +325,7 @@ class PPOIteration(Learner):
             value = set() if self.value_model is not None else set(map(id, self.policy.value_head.parameters()))
             for parameter in self.policy.parameters():
                 parameter.grad = parameter.grad if id(parameter) in value else None
-        for group in self.optimizer.param_groups:  # a value that is apart does not shorten the policy's steps
+        for group in self.optimizer.param_groups:
             torch.nn.utils.clip_grad_norm_(group["params"], self.max_grad_norm)
         self.optimizer.step()
 
