@@ -7,6 +7,7 @@ Each rank begins with other random weights than the first, which must not matter
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 import time
@@ -81,7 +82,7 @@ def _failing(episodes: Sequence[Episode]) -> list[float]:
 
 
 def _silent(episodes: Sequence[Episode]) -> list[float]:
-    time.sleep(60.0 * RANK)
+    time.sleep(200.0 * RANK)
     return worlds.even_share(episodes)
 
 
@@ -114,6 +115,7 @@ def main(directory: Path, name: str, strategy: str) -> None:
 
 
 if __name__ == "__main__":
+    faulthandler.dump_traceback_later(240.0, exit=True)  # a rank that waits for ever says where, and ends
     torch.set_num_threads(1)
     for asked in sys.argv[2:]:
         main(Path(sys.argv[1]), *asked.split("/"))
