@@ -1,6 +1,6 @@
 """Every agent on every task: the same budget of generated tokens, untuned; before and after, over five seeds.
 
-    python -m benchmarks.agents [--agents ppo rloo grpo rest dpo treg simpo bc best_of_n args]
+    python -m benchmarks.agents [--agents ppo rloo grpo rest dpo treg simpo bc best_of_n args step_search]
                                 [--tasks detox summarization translation] [--seeds 0 1 2 3 4] [--out runs/agents.jsonl]
     python -m benchmarks.agents --agents grpo --tasks detox --seeds 0              # one agent: before and after
 
@@ -15,13 +15,15 @@ tasks (rate 1e-4, β 0.1, SimPO's β 2, T-REG's α 0.25), nothing is tuned, and 
     bc                 references, as many tokens as the budget, 4 times; Detox has no references, and no cell
     best_of_n          nothing is trained: N such that the held-out texts cost the budget
     args               ARGS, greedy, 10 candidates, weight 1.5; and best-of-N at as many tokens a text, sampled and judged
+    step_search        HGS-PRM by sentences, judged by what each adds to the score; and best-of-N likewise
 
 Of held-out prompts, `TEXTS` a prompt (greedy ARGS: one): the task's own score; a measure that no agent saw ("truth"); the KL to
 the untrained policy in nats a text, by the policy's own samples (best-of-N: the bound log N − (N − 1)/N; greedy ARGS: −log π_ref
-of its texts, the KL of a policy that writes nothing else); perplexity under the untrained policy. Translation is scored by the
-reward model, which reads no reference; chrF is its truth. Decoders search by the score that is reported: compare their truth.
-"generated" is what training sampled (decoders: what the held-out texts cost), "learned" counts a token as often as it was learned
-from; "a text" is what one costs when it is written: sampled + judged. Seconds are of the CPU, one thread, evaluation included.
+of its texts, the KL of a policy that writes nothing else; step search: none is known); perplexity under the untrained policy.
+Translation is scored by the reward model, which reads no reference; chrF is its truth. Decoders search by the score that is
+reported: compare their truth. "generated" is what training sampled (decoders: what the held-out texts cost), "learned" counts a
+token as often as it was learned from; "a text" is what one costs when it is written: sampled + judged. Seconds are of the CPU,
+one thread, evaluation included.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ from benchmarks.runs import Key, key_of, run_all
 from textenv import agents
 from textenv.agents.decoders.best_of_n import kl_of_best_of_n
 
-AGENTS = ("ppo", "rloo", "grpo", "rest", "dpo", "treg", "simpo", "bc", "best_of_n", "args")
+AGENTS = ("ppo", "rloo", "grpo", "rest", "dpo", "treg", "simpo", "bc", "best_of_n", "args", "step_search")
 METHODS = {"rest": ("rest_1", "rest_2")}  # runs of an agent, where they are several
 TASKS: dict[str, tuple[dict[str, Any], str]] = {  # arguments of the environment, the truth
     "detox": ({}, "insults"),
@@ -116,7 +118,9 @@ def run(key: Key) -> Key:
     """One agent trained, or one decoder asked: before, and a row for each policy that is reported."""
     torch.set_num_threads(1)
     began, world = time.process_time(), World(key)
-    others = {"rest_1": _rest, "rest_2": _rest, "bc": _clone, "best_of_n": _best_of_n, "args": _args}
+    others = {
+        "rest_1": _rest, "rest_2": _rest, "bc": _clone, "best_of_n": _best_of_n, "args": _args, "step_search": _step_search,
+    }  # fmt: skip
     rows = list(others.get(key["method"], _preferences if key["method"] in PREFERENCES else _policy_gradient)(world))
     return {**key, "truth": world.truth, "before": world.before, "rows": rows, "seconds": time.process_time() - began}
 
@@ -172,9 +176,19 @@ def _best_of_n(world: World) -> Iterator[Key]:
 
 def _args(world: World) -> Iterator[Key]:
     search = agents.RewardGuidedSearch(world.base, world.test)
-    yield (row := world.measured("args", search, float("inf"), k=1))
-    n = (row["sampled"] + row["judged"]) / (2 * world.before["sampled"])  # a sample is written once and judged once
-    yield _best(world, max(1, round(n)), "best of, as args:")
+    yield from _beside_best(world, world.measured("args", search, float("inf"), k=1))
+
+
+def _step_search(world: World) -> Iterator[Key]:
+    search = agents.StepSearch(world.base, world.test, segmenter="sentences")
+    yield from _beside_best(world, world.measured("step search", search, float("nan")))
+
+
+def _beside_best(world: World, row: Key) -> Iterator[Key]:
+    """A decoder's row, and best-of-N at as many tokens: a sample is written once and judged once."""
+    n = (row["sampled"] + row["judged"]) / (2 * world.before["sampled"])
+    yield row
+    yield _best(world, max(1, round(n)), f"best of, as {row['name']}:")
 
 
 def _best(world: World, n: int, name: str) -> Key:
@@ -238,6 +252,8 @@ def result_table(results: Sequence[Key]) -> Table:
 
 def told(values: Sequence[float]) -> str:
     mean, half = ablation.interval(values)
+    if np.isnan(mean):
+        return "–"
     return f"{mean:.3f}" if np.isnan(half) else f"{mean:.3f} ± {half:.2g}"
 
 

@@ -33,6 +33,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from textenv.hidden_states import Head, check_head, hidden_states
 from textenv.shapes import grain, rounded
+from textenv.too_long import TextTooLong
 
 __all__ = ["Decoding", "Layout", "Positions", "layout_of", "left_pad", "prompt_end", "prompt_ids", "right_pad"]
 
@@ -167,11 +168,11 @@ class Layout(ABC):
         """Nothing, where a prompt and a text of so many tokens fit into the model's positions.
 
         Raises:
-            ValueError: they do not, with all the numbers.
+            TextTooLong: they do not, with all the numbers.
         """
         room = self.room(prompt)
         if room is not None and new > room:
-            raise ValueError(f"{self._needs(prompt, new)}: lower max_prompt_tokens or max_new_tokens")
+            raise TextTooLong(f"{self._needs(prompt, new)}: lower max_prompt_tokens or max_new_tokens")
 
     @abstractmethod
     def _needs(self, prompt: int, new: int) -> str: ...

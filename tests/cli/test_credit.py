@@ -128,6 +128,27 @@ def test_marked_texts_of_a_file_are_the_truth(
     assert rows["even"]["auc"] == "0.5"
 
 
+def test_a_text_that_one_reward_cannot_read_is_left_out_for_all(tmp_path: Path) -> None:
+    path, out = tmp_path / "marked.jsonl", tmp_path / "credit"
+    rows = [{"text": f"text {i}, you weasel", "spans": [[12 + len(str(i)), 17 + len(str(i))]]} for i in range(6)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [rows[0], {**rows[1], "text": "a friend " * 300}, *rows[2:]]))
+    code, output = run("credit", DETOX, "weasel", "redistributed", "--texts", path, *SMALL, "--deletions", 0, "--out", out)
+    assert code == 0, output
+    assert "1 of 6 texts are left out: textenv/tiny-toxicity: a text of" in output
+    assert table(out)["weasel"]["auc"] == "1", "what was left out holds a false mark"
+    assert float(table(out)["redistributed"]["auc"]) > 0.5
+
+
+def test_a_reward_that_cannot_read_most_texts_says_so_and_the_others_are_measured(tmp_path: Path) -> None:
+    path, out = tmp_path / "marked.jsonl", tmp_path / "credit"
+    rows = [{"text": "you weasel " * 400, "spans": [[4, 10]], "prompt": str(i)} for i in range(4)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, output = run("credit", DETOX, "weasel", "redistributed", "--texts", path, *SMALL, "--deletions", 0, "--out", out)
+    assert code == 0, output
+    assert table(out)["redistributed"]["not_applicable"].startswith("cannot read 4 of 4 texts: textenv/tiny-toxicity: a text of")
+    assert table(out)["weasel"]["auc"] == "1"
+
+
 def test_a_prompt_is_put_before_the_text_with_a_space(classifier_directory: Path, tmp_path: Path) -> None:
     path = tmp_path / "marked.jsonl"
     rows = [{"text": "you weasel, old", "spans": ["OK", "BAD", "OK"], "ask": f"Who is number {i}?"} for i in range(4)]

@@ -106,6 +106,15 @@ def test_scores_are_learned_in_standard_deviations(base: Path, tmp_path: Path) -
     assert 15 < facts["score_deviation"] < 25
 
 
+def test_held_out_scores_without_an_order_are_an_error_before_any_training(base: Path, tmp_path: Path) -> None:
+    rows = [{"text": f"{'a' * i} {i}", "score": i} for i in range(5)]
+    file = write(tmp_path / "scores.jsonl", rows)
+    code, output = run("fit-reward-model", file, "--kind", "scores", "--base", base, "--out", tmp_path / "regression")
+    assert code == 2
+    assert "the 1 held-out texts have one score" in output
+    assert "raise --held-out" in output
+
+
 def test_a_seed_repeats(pair_file: Path, base: Path, tmp_path: Path) -> None:
     weights = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 STATUS = {"400": 400, "401": 401, "403": 403, "404": 404, "413": 413, "422": 422, "429": 429, "500": 500, "503": 503}
-MANGLED = ("half_body", "half_json", "broken_utf8", "drop", "stall", "no_json")
+MANGLED = ("half_body", "half_json", "broken_utf8", "drop", "stall", "drip", "no_json")
 TRANSIENT = ("429", "500", "503", *MANGLED)
 REFUSED = ("400", "422", "empty", "none", "two", "no_choice", "filtered", "surrogate")
 SETUP = ("401", "403", "404", "quota")
@@ -138,6 +138,13 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(data[: len(data) // 2], 200)
         if fault == "broken_utf8":
             return self._send(data[:-12] + b"\xff\xfe" + data[-12:], 200)
+        if fault == "drip":  # a byte again and again, each in time
+            self._head(200, len(data), {})
+            for byte in data:
+                self.wfile.write(bytes([byte]))
+                if self.server_of.closing.wait(0.1):
+                    break
+            return self._hang_up()
         if fault == "half_body":
             self._head(200, len(data), {})
             self.wfile.write(data[: len(data) // 2])

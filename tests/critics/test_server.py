@@ -170,7 +170,7 @@ def test_a_server_says_how_long_to_wait() -> None:
 def test_the_wait_has_the_bound_it_says() -> None:
     patience = Patience(retries=2, timeout=0.2, backoff=0.1, longest=0.15)
     assert patience.worst_case == pytest.approx(3 * 0.2 + 0.1 + 0.15)
-    with FakeServer(faults=["stall"] * 9) as server:
+    with FakeServer(faults=["stall", "drip", "stall"] * 3) as server:
         began = time.perf_counter()
         assert critic_of(server, patience=patience, on_error="skip")(episodes("bad")) == [None]
         assert time.perf_counter() - began < patience.worst_case + 1.0
@@ -322,6 +322,14 @@ def test_another_model_or_setting_is_another_question(tmp_path: Path, other: dic
         critic_of(server, cache=tmp_path / "c.sqlite")(episodes("bad"))
         critic_of(server, cache=tmp_path / "c.sqlite", **other)(episodes("bad"))
         assert len(server.requests) == 2
+
+
+def test_what_was_answered_is_kept_when_another_question_fails(tmp_path: Path) -> None:
+    with FakeServer(lists_the_bad_words, ["", "", "empty"]) as server:
+        with pytest.raises(ServerError):
+            critic_of(server, cache=tmp_path / "c.sqlite", concurrency=3)(episodes("bad", "bad 1", "bad 2"))
+        critic_of(server, cache=tmp_path / "c.sqlite")(episodes("bad", "bad 1", "bad 2"))
+        assert len(server.requests) == 3 + 1
 
 
 def test_no_failure_is_kept(tmp_path: Path) -> None:

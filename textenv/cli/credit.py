@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import inspect
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -14,7 +11,8 @@ import typer
 
 from textenv.cli import options as o
 from textenv.cli.console import Debug, progress, say
-from textenv.cli.credit_table import Row, draw, show, write_csv
+from textenv.cli.credit_rows import CHUNK, Maker, effects_of_deletion, measured
+from textenv.cli.credit_table import draw, show, write_csv
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["credit"]
 
 Sign = Literal["bad", "good"]
-CHUNK = 256  # texts credited together
-PROBED = 8  # texts on which the place of the score is looked for
 
 
 def credit(
@@ -111,11 +107,11 @@ def credit(
     budgets = {"max_new_tokens": rule.max_new_tokens, "min_new_tokens": rule.min_new_tokens}
     arguments = {name: value for name, value in arguments.items() if name not in READING}
     arguments |= {"scorer": env.get_wrapper_attr("task").scorer, **budgets}
-    makers = [_Maker(env_id, arguments, name, asked, seed) for name in wanted]
+    makers = [Maker(env_id, arguments, name, asked, seed) for name in wanted]
     made = [maker.make() for maker in makers]  # an unknown name is an error before the work
 
-    effects = _effects(env, episodes, deletions)
-    rows = _rows(makers, made, episodes, truth, effects, {"sign": number, "bootstrap": bootstrap, "seed": seed})
+    effects = effects_of_deletion(env, episodes, deletions)
+    rows = measured(makers, made, episodes, truth, effects, {"sign": number, "bootstrap": bootstrap, "seed": seed})
     title = f"{env_id}: {len(episodes)} texts, {sign} spans"
     show(rows, title, found / tokens, min(deletions, len(episodes)))
     if out is not None:
@@ -191,97 +187,3 @@ def _given(
         raise ValueError(f"no text of {file} can be used; the tokenizer should write a text back as it was")
     judged = env.unwrapped.credit(episodes)  # type: ignore[attr-defined]
     return env, judged, spans if all(each is not None for each in spans) else env.get_wrapper_attr("task").truth(judged)
-
-
-@dataclass(frozen=True)
-class _Maker:
-    """Makes environments with one reward."""
-
-    env_id: str
-    arguments: dict[str, Any]
-    reward: str
-    critic: Any
-    seed: int
-
-    def make(self, **changes: Any) -> gym.Env[Any, Any] | str:
-        """The environment, or why the reward does not apply to it."""
-        import gymnasium as gym
-
-        from textenv.cli.arguments import parsed_reward
-        from textenv.reward import NotApplicable
-
-        asked = {"critic": self.critic} if self.critic is not None and self._asks_a_critic() else {}
-        options = {"split": "test", **self.arguments, **asked, **changes}
-        try:
-            env = gym.make(self.env_id, **options, reward=parsed_reward(self.reward), payment="end")
-        except NotApplicable as reason:
-            return str(reason)
-        # Rewards that draw (principles) draw from the environment's generator; the prompt is short, whatever the tokenizer.
-        env.reset(seed=self.seed, options={"prompt": "a"})
-        return env
-
-    def _asks_a_critic(self) -> bool:
-        from textenv.cli.arguments import parsed_reward
-        from textenv.import_strings import load_object
-        from textenv.registration import REWARDS
-
-        parsed = parsed_reward(self.reward)
-        name = parsed if isinstance(parsed, str) else parsed[0]
-        target = REWARDS.get(name, name)
-        return target is not None and ":" in target and "critic" in inspect.signature(load_object(target)).parameters
-
-
-def _effects(env: gym.Env[Any, Any], episodes: Sequence[Episode], count: int) -> list[Any]:
-    """What deleting each token of the first `count` episodes does to the score, (T,) each; None for the others."""
-    from textenv.metrics.credit import deletion_effects
-
-    effects: list[Any] = [None] * len(episodes)
-    if count:
-        some = episodes[:count]
-        with progress("deletions", sum(map(len, some))) as meter:
-            effects[: len(some)] = deletion_effects(env.get_wrapper_attr("task").scorer, some, meter.update)
-    return effects
-
-
-def _rows(
-    makers: Sequence[_Maker],
-    made: Sequence[gym.Env[Any, Any] | str],
-    episodes: Sequence[Episode],
-    truth: Sequence[Any],
-    effects: Sequence[Any],
-    options: dict[str, int],
-) -> list[Row]:
-    """The measures of each reward, or why it does not apply."""
-    from textenv.metrics.credit import credit_quality
-
-    rows: list[Row] = []
-    with progress("credit", len(made) * len(episodes)) as meter:
-        for maker, env in zip(makers, made, strict=True):
-            found = env if isinstance(env, str) else _credited(env, maker, episodes)
-            if isinstance(found, str):
-                rows.append(Row(maker.reward, {}, reason=found))
-            else:
-                values, seconds, what = found
-                rows.append(Row(maker.reward, credit_quality(values, truth, effects, **options), seconds, what))
-            meter.update(len(rows) * len(episodes), note=maker.reward)
-    return rows
-
-
-def _credited(env: gym.Env[Any, Any], maker: _Maker, episodes: Sequence[Episode]) -> tuple[list[Any], float, str] | str:
-    """The credit that is measured, seconds for 1,000 texts, and what became of the score; or why the reward does not apply."""
-    from textenv.metrics.credit import TRANSFORMED, Raised, score_left, without_score
-    from textenv.reward import NotApplicable
-
-    raised = maker.make(scorer=Raised(maker.arguments["scorer"]))
-    try:
-        # Before the clock starts: models load when they are first asked. A reward that knows the embedded scorer alone (its mean
-        # and deviation, say) does not take a raised one: it transforms the score.
-        left = TRANSFORMED if isinstance(raised, str) else score_left(env, raised, episodes[:PROBED])
-        began = time.perf_counter()
-        credited: list[Episode] = []
-        for first in range(0, len(episodes), CHUNK):
-            credited += env.get_wrapper_attr("credit")(episodes[first : first + CHUNK])
-        seconds = time.perf_counter() - began
-    except NotApplicable as reason:
-        return str(reason)
-    return without_score(credited, left), 1000 * seconds / len(episodes), left.what

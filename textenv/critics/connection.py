@@ -51,7 +51,7 @@ class Patience:
 
     Attributes:
         retries: further tries after the first; None: for ever.
-        timeout: seconds without a byte from the server after which a try has failed.
+        timeout: seconds after which a try without a whole answer has failed.
         backoff: seconds before the second try; doubled with each further one.
         longest: seconds between two tries at most.
     """

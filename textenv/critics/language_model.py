@@ -25,6 +25,7 @@ from textenv.judges.encodings import encode
 from textenv.layouts import layout_of
 from textenv.models import load_language_model, pick_dtype
 from textenv.tokenization import load_tokenizer
+from textenv.too_long import TextTooLong
 
 __all__ = ["CritiqueError", "CritiqueFormat", "LanguageModelCritic", "Section", "WordScores", "one_line", "parse_critique"]
 
@@ -97,7 +98,7 @@ class LanguageModelCritic(AskedCritic):
                 return question
             limit = int(0.8 * min(limit, longest))
             if limit < SHORTEST:
-                raise ValueError(
+                raise TextTooLong(
                     f"critic {self.name}: a question of {tokens} tokens and an answer of {self.max_new_tokens} exceed its "
                     "positions; give fewer examples or shorter texts"
                 )

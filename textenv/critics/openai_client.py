@@ -8,6 +8,7 @@ import weakref
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from textenv.critics.bounded_client import bounded_client
 from textenv.critics.connection import Transient, retry_after
 
 __all__ = ["BudgetExceeded", "OpenAIClient", "Refused", "ServerError", "checked", "without_secrets"]
@@ -57,7 +58,10 @@ class OpenAIClient:
             if self._client is None:
                 openai = _openai()
                 key = self.api_key or os.environ.get("OPENAI_API_KEY") or "none"
-                self._client = openai.OpenAI(base_url=self.base_url, api_key=key, timeout=self.timeout, max_retries=0)
+                self._client = openai.OpenAI(
+                    base_url=self.base_url, api_key=key, timeout=self.timeout, max_retries=0,
+                    http_client=bounded_client(openai, self.timeout),
+                )
                 weakref.finalize(self, self._client.close)
             return self._client
 

@@ -133,12 +133,13 @@ class ServerCritic(AskedCritic):
         todo = [question for question in requests if question not in known]
 
         def ask(question: str, stop: threading.Event) -> Answer | None:
-            return self._ask(requests[question], stop)
+            answer = self._ask(requests[question], stop)
+            if answer is not None and self.cache is not None:
+                self.cache.put(keys[question], json.dumps(answer))  # at once: it is paid for, whatever becomes of the others
+            return answer
 
         for i, answer in in_parallel(ask, todo, self.concurrency):
             known[todo[i]] = answer
-            if answer is not None and self.cache is not None:
-                self.cache.put(keys[todo[i]], json.dumps(answer))
         return [known[question] for question in questions]
 
     def _request(self, model: str, question: str) -> dict[str, Any]:

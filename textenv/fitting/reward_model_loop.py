@@ -195,7 +195,11 @@ def _cross_entropy(logits: Tensor, classes: Tensor, weights: Tensor) -> Tensor:
 
 
 class Scores(_Rated):
-    """Squared error on scores, in standard deviations from the mean of the training texts (`mean`, `deviation`)."""
+    """Squared error on scores, in standard deviations from the mean of the training texts (`mean`, `deviation`).
+
+    Raises:
+        ValueError: all training texts, or all held-out ones, have one score.
+    """
 
     def __init__(self, reading: Reading, train: Sequence[RatedText], test: Sequence[RatedText]) -> None:
         super().__init__(reading, train, test)
@@ -203,6 +207,11 @@ class Scores(_Rated):
         self.mean, self.deviation = float(values.mean()), float(values.std())
         if not self.deviation:
             raise ValueError(f"all scores of the training texts are {self.mean:g}; there is nothing to learn")
+        if len({item.value for item in test}) < 2:
+            raise ValueError(
+                f"the {len(test)} held-out texts have one score, {test[0].value:g}, so that no two of them stand in an order to be "
+                "learned; give more texts, or raise --held-out"
+            )
         self._targets, self._truth = (
             torch.tensor([(item.value - self.mean) / self.deviation for item in items]) for items in (train, test)
         )

@@ -23,6 +23,7 @@ import urllib.request
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
+from textenv.critics.bounded_client import within
 from textenv.critics.cache import AnswerCache
 from textenv.critics.connection import Patience, Transient, in_parallel, persist, retry_after
 from textenv.episode import Episode
@@ -118,10 +119,15 @@ class HTTPScorer:
             value |= {text: float(found) for text, found in kept.items() if found is not None}
             self.cache_hits += sum(found is not None for found in kept.values())
         todo = [text for text in keys if text not in value]
-        for i, answer in in_parallel(self._ask, todo, self.concurrency):
-            value[todo[i]] = answer
+
+        def ask(text: str, stop: threading.Event) -> float:
+            answer = self._ask(text, stop)
             if self.cache is not None:
-                self.cache.put(keys[todo[i]], repr(answer))
+                self.cache.put(keys[text], repr(answer))  # at once: it is paid for, whatever becomes of the others
+            return answer
+
+        for i, answer in in_parallel(ask, todo, self.concurrency):
+            value[todo[i]] = answer
         return [1.0 - value[text] if self.complement else value[text] for text in cut]
 
     @property
@@ -158,8 +164,9 @@ class HTTPScorer:
             headers["X-Goog-Api-Key"] = key
         request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
         try:
+            until = time.monotonic() + self.patience.timeout
             with urllib.request.urlopen(request, timeout=self.patience.timeout) as response:
-                raw = response.read(_LARGEST)
+                raw = b"".join(within(iter(lambda: response.read1(1 << 16), b""), until, _LARGEST))
         except urllib.error.HTTPError as error:
             said = f"HTTP {error.code}: {_body(error)}"
             said = said.replace(key, "***") if key else said

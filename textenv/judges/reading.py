@@ -20,6 +20,7 @@ from textenv.alignment import TokenText
 from textenv.episode import Episode
 from textenv.judges.encodings import encode
 from textenv.judges.retokenized import boundaries, complete_ends
+from textenv.too_long import TextTooLong
 
 __all__ = ["Reading", "check_template"]
 
@@ -106,7 +107,7 @@ class Reading:
             shared: the sampled tokens are ids of this tokenizer too.
 
         Raises:
-            ValueError: a row loses ids of the text itself, so that its first prefixes cannot be read.
+            TextTooLong: a row loses ids of the text itself, so that its first prefixes cannot be read.
         """
         before = self.before(episode)
         empty = self._body(before)
@@ -123,7 +124,7 @@ class Reading:
             at[seen <= len(before)] = -1  # nothing of the text has been read
         lead, cut = self._removed(len(row) + (self._trail if row is not ids else 0))
         if ((at >= 0) & (at < lead + cut)).any():
-            raise ValueError(
+            raise TextTooLong(
                 f"{self.name}: a text of {len(row)} tokens with its prompt is cut to {self.max_tokens}, and its first prefixes "
                 "cannot be read; pass a larger max_tokens, a template without the prompt, or a smaller max_new_tokens"
             )

@@ -123,7 +123,7 @@ class SequenceClassifierScorer:
             Per episode (T + 1,) float64.
 
         Raises:
-            ValueError: a text that is cut to `max_tokens` within its own tokens. (A prompt may be cut; then, the longer the
+            TextTooLong: a text that is cut to `max_tokens` within its own tokens. (A prompt may be cut; then, the longer the
                 text, the less of the prompt its prefixes are judged with.)
         """
         if not self._one_pass:

@@ -97,8 +97,9 @@ class Sentiment(Task):
 
     @property
     def score_statistics(self) -> tuple[float, float] | None:
-        """Those of P(positive); P(negative) is the rest of it."""
-        known = super().score_statistics
+        """Those of P(positive); P(negative) is the rest of it. The embedded classifier read otherwise is another scorer."""
+        plain = self.output == "probability" and self.label is None and not self.with_prompt
+        known = super().score_statistics if plain else None
         return known if known is None or self.target == "positive" else (1.0 - known[0], known[1])
 
     def truth(self, episodes: Sequence[Episode]) -> list[list[Span]]:
