@@ -156,7 +156,7 @@ class BehaviourCloning(Learner):
                 self.num_timesteps += _tokens(batch)
                 self.logger.record("train/loss", loss)
                 self.logger.record("train/n_updates", self.n_updates)
-                if not run.step(loss=loss):
+                if not run.step(texts=len(batch), loss=loss):
                     break
                 run.iterated(log_interval)
         return self

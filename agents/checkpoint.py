@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,14 @@ from torch import Tensor, nn
 
 import textenv
 from textenv.agents import lora as adapters
+from textenv.agents.agent_file import AGENT_FILE, agent_content
 from textenv.agents.distributed.sharding import like
 from textenv.agents.policy import LMPolicy
 from textenv.agents.value_head import head_like
 from textenv.models import quiet_files
 from textenv.saving import atomic_directory
 
-__all__ = ["load_agent_file", "load_networks", "load_optimizer", "load_policy", "load_reference", "save_agent"]
-
-AGENT_FILE = "agent.json"
+__all__ = ["load_networks", "load_optimizer", "load_policy", "load_reference", "save_agent"]
 
 
 def save_agent(
@@ -52,7 +51,7 @@ def save_agent(
     """Write an agent.
 
     Args:
-        path: the directory; what stands there is replaced, at once.
+        path: the directory; a saved agent or model that stands there is replaced, at once; other files stay.
         kind: the class of the agent.
         state: settings and counters, JSON values.
         networks: what else it learns, by name; weights that are the policy's own objects are not written again.
@@ -68,7 +67,7 @@ def save_agent(
     if shared and reference is not None:
         head["shared_reference"] = "adapter" if reference.adapted else "base"
     content = json.dumps({**head, **state}, indent=2)
-    with atomic_directory(path) as scratch, quiet_files():
+    with atomic_directory(path, keep=True) as scratch, quiet_files():
         policy.write(scratch, Path(path))
         save_file({k: v.contiguous() for k, v in policy.value_head.state_dict().items()}, scratch / "value_head.safetensors")
         tensors = {f"{i}.{name}": value.contiguous() for i, name, value in _tensors(optimizer)}
@@ -84,31 +83,11 @@ def save_agent(
         (scratch / AGENT_FILE).write_text(content, encoding="utf-8")
 
 
-def load_agent_file(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
-    """Settings and counters of a saved agent.
-
-    Raises:
-        FileNotFoundError: no agent there.
-        ValueError: an agent of another class, or a file that is no JSON.
-    """
-    file = Path(path) / AGENT_FILE
-    if not file.is_file():
-        raise FileNotFoundError(f"{path} holds no saved agent (no {AGENT_FILE}); {kind}.save(path) writes one")
-    try:
-        state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        found = state["agent"]
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is not what {kind}.save wrote: {error}") from error
-    if found != kind:
-        raise ValueError(f"{path} holds a {found}, not a {kind}; load it with {found}.load")
-    return state
-
-
 def load_policy(path: str | os.PathLike[str], **arguments: Any) -> LMPolicy:
     """The policy of a saved agent, with its value head. Arguments as for `LMPolicy`, device and dtype among them."""
     directory = Path(path)
     tokenizer = directory if any(directory.glob("tokenizer*")) else None
-    kept = _content(directory)
+    kept = agent_content(directory)
     kept = {name: kept[name] for name in ("gradient_checkpointing", "frozen_layers") if name in kept}
     model = adapters.open_model(directory, dtype=arguments["dtype"], device=arguments["device"])
     policy = LMPolicy(model, tokenizer, **{**kept, **arguments})
@@ -119,7 +98,7 @@ def load_policy(path: str | os.PathLike[str], **arguments: Any) -> LMPolicy:
 def load_reference(path: str | os.PathLike[str], name: str | None, policy: LMPolicy, **arguments: Any) -> LMPolicy:
     """The frozen reference of a saved agent: by its name, or from the directory. Arguments as for `LMPolicy`."""
     kept = Path(path) / "reference"
-    shared = _content(path).get("shared_reference")
+    shared = agent_content(path).get("shared_reference")
     if shared == "base":
         return policy.base()
     if shared == "adapter":
@@ -135,16 +114,41 @@ def load_reference(path: str | os.PathLike[str], name: str | None, policy: LMPol
     return reference.requires_grad_(False).eval()
 
 
-def load_optimizer(path: str | os.PathLike[str], optimizer: torch.optim.Optimizer, generator: torch.Generator) -> None:
-    """Put the saved tensors into an optimizer over the same parameters, in the same order, and the generator's state."""
-    tensors = load_file(Path(path) / "optimizer.safetensors")
+def load_optimizer(
+    path: str | os.PathLike[str],
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    order: Sequence[Tensor] | None = None,
+) -> None:
+    """Put the saved tensors into an optimizer, and the generator's state.
+
+    Args:
+        order: the parameters that the first saved tensors are of; what follows them is left out. Default: all are the optimizer's,
+            in its order.
+
+    Raises:
+        ValueError: tensors of other parameters.
+    """
+    file = Path(path) / "optimizer.safetensors"
+    tensors = load_file(file)
     generator.set_state(tensors.pop("generator"))
     content = optimizer.state_dict()
     content["state"] = {}
     learned = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    place = {id(parameter): i for i, parameter in enumerate(learned)}
+    saved = learned if order is None else order
     for name, value in tensors.items():
         index, _, key = name.partition(".")
-        content["state"].setdefault(int(index), {})[key] = like(value, learned[int(index)])
+        if order is not None and int(index) >= len(order):
+            continue
+        parameter = saved[int(index)] if int(index) < len(saved) else None
+        if parameter is None or (value.dim() and value.shape != parameter.shape):
+            wanted = "nothing of that number" if parameter is None else f"a parameter of shape {tuple(parameter.shape)}"
+            raise ValueError(
+                f"{file} holds {name} of shape {tuple(value.shape)}, but the agent learns {wanted}: load it with the settings "
+                "that it was saved with"
+            )
+        content["state"].setdefault(place[id(parameter)], {})[key] = like(value, parameter)
     optimizer.load_state_dict(content)
 
 
@@ -169,11 +173,6 @@ def _own(network: nn.Module, policy: LMPolicy) -> dict[str, Tensor]:
     """The weights of a network that are not the policy's own objects."""
     theirs = set(map(id, policy.parameters()))
     return {name: p.detach() for name, p in network.named_parameters() if id(p) not in theirs}
-
-
-def _content(path: str | os.PathLike[str]) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((Path(path) / AGENT_FILE).read_text(encoding="utf-8"))
-    return content
 
 
 def _tensors(optimizer: torch.optim.Optimizer) -> list[tuple[int, str, Tensor]]:

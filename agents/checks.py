@@ -1,12 +1,13 @@
-"""Checks of settings: the message holds the value and the way out. None is left out everywhere, and so are schedules."""
+"""Checks of settings: the message holds the value and the way out. None is left out everywhere."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["above", "at_least", "one_of", "within"]
+__all__ = ["above", "at_first", "at_least", "finite", "one_of", "within"]
 
 
 def at_least(least: int, **counts: Any) -> None:
@@ -59,6 +60,30 @@ def above(bound: float, **settings: Any) -> None:
             raise ValueError(f"{name} must be above {bound}, got {value}")
 
 
+def finite(**settings: Any) -> None:
+    """Refuse what is no finite number.
+
+    >>> finite(ent_coef=float("nan"))
+    Traceback (most recent call last):
+    ValueError: ent_coef must be a finite number, got nan
+
+    Raises:
+        ValueError: infinite, or none at all. TypeError: no number.
+    """
+    for name, value in _numbers(settings):
+        if not math.isfinite(value):
+            raise ValueError(f"{name} must be a finite number, got {value}")
+
+
+def at_first(setting: Any) -> Any:
+    """What a schedule of the remaining share of a run (1 → 0) begins with, to be checked; anything else as it is.
+
+    >>> at_first(lambda left: -0.1 * left), at_first(0.2)
+    (-0.1, 0.2)
+    """
+    return setting(1.0) if callable(setting) else setting
+
+
 def one_of(choices: Iterable[str], **settings: Any) -> None:
     """Refuse a setting that is none of the choices.
 
@@ -78,9 +103,9 @@ def one_of(choices: Iterable[str], **settings: Any) -> None:
 def _numbers(settings: dict[str, Any]) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     for name, value in settings.items():
-        if value is None or callable(value):
+        if value is None:
             continue
         if not isinstance(value, Real):
-            raise TypeError(f"{name} must be a number, got {value!r}")
+            raise TypeError(f"{name} must be {'a number, not a schedule' if callable(value) else 'a number'}, got {value!r}")
         found.append((name, value))
     return found

@@ -23,7 +23,8 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor
 
-from textenv.agents.checkpoint import load_agent_file, load_networks, load_optimizer, load_policy, load_reference, save_agent
+from textenv.agents.agent_file import load_agent_file
+from textenv.agents.checkpoint import load_networks, load_optimizer, load_policy, load_reference, save_agent
 from textenv.agents.checks import within
 from textenv.agents.distributed.sharding import WholeState, sharded, whole
 from textenv.agents.distributed.world import join, world_size
@@ -53,9 +54,13 @@ class Run:
         """The share that is left, 1 → 0: what schedules are functions of."""
         return max(0.0, 1.0 - self.learner.num_timesteps / self.total)
 
-    def step(self, **seen: Any) -> bool:
-        """Call the callbacks' `on_step`; `seen` are their `locals`. False: the run is to end."""
-        self.calls.update_locals({"self": self.learner, "total_timesteps": self.total, **seen})
+    def step(self, *, texts: int, **seen: Any) -> bool:
+        """Call the callbacks' `on_step`; `seen` are their `locals`. False: the run is to end.
+
+        Args:
+            texts: how many were generated since the last step, or where none are, learned from: `dones`, as of so many episodes.
+        """
+        self.calls.update_locals({"self": self.learner, "total_timesteps": self.total, "dones": np.ones(texts, bool), **seen})
         return all(self.learner.world.everyones(self.calls.on_step()))  # one that stops stops all
 
     def iterated(self, log_interval: int | None) -> None:
@@ -63,9 +68,12 @@ class Run:
         learner = self.learner
         learner.iteration += 1
         if log_interval and learner.iteration % log_interval == 0:
-            elapsed = max(time.perf_counter() - self.began, 1e-9)
-            log_time(learner.logger, learner.iteration, learner.num_timesteps, self.first, elapsed)
-            learner.logger.dump(learner.num_timesteps)
+            learner.dump_logs()
+
+    def log_time(self) -> None:
+        """How fast it has been so far."""
+        learner, elapsed = self.learner, max(time.perf_counter() - self.began, 1e-9)
+        log_time(learner.logger, learner.iteration, learner.num_timesteps, self.first, elapsed)
 
 
 class Learner:
@@ -99,7 +107,7 @@ class Learner:
         *,
         rule: ActionRule | None = None,
         reference: Any = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         tensorboard_log: str | None = None,
         seed: int | None = None,
         device: str | torch.device = "auto",
@@ -149,6 +157,7 @@ class Learner:
         self.num_timesteps = self.n_updates = self.iteration = 0
         self._logger: Logger | None = None
         self._custom_logger = False
+        self._run: Run | None = None
 
     def _reference(self, reference: Any) -> LMPolicy:
         """The policy to stay near, from what a user gives."""
@@ -180,9 +189,9 @@ class Learner:
         if not self._custom_logger:
             self._logger = self._made_logger(tb_log_name, reset_num_timesteps)
         self._agree()
-        calls, bar = prepare_callback(self, callback, progress_bar and self.world.first)
-        run = Run(self, calls, self.num_timesteps, self.num_timesteps + total_timesteps)
-        calls.on_training_start({"self": self, "total_timesteps": run.total}, {})
+        calls, bar = prepare_callback(self, callback, progress_bar, shown=self.world.first)
+        self._run = run = Run(self, calls, self.num_timesteps, self.num_timesteps + total_timesteps)
+        calls.on_training_start({"self": self, "total_timesteps": run.total, "tb_log_name": tb_log_name}, {})
         try:
             yield run
         finally:
@@ -228,6 +237,12 @@ class Learner:
         """Log to another logger from now on."""
         self._logger, self._custom_logger = logger, True
 
+    def dump_logs(self) -> None:
+        """Write out what has been logged since the last time, and how fast the run is (`LogEveryNTimesteps` asks)."""
+        if self._run is not None:
+            self._run.log_time()
+        self.logger.dump(self.num_timesteps)
+
     def get_vec_normalize_env(self) -> None:
         """None: nothing is normalised (`EvalCallback` asks)."""
 
@@ -264,9 +279,15 @@ class Learner:
             path: the directory.
             env: what it was made with: a text environment with the same tokens (or the data of a learner of data).
             **settings: override what was saved, `precision` too.
+
+        Raises:
+            FileNotFoundError, ValueError: no agent there, or of another class, or other settings; a schedule is missing.
         """
         join(device)  # before anything is on a device
         state = load_agent_file(path, cls.__name__)
+        if missing := [name for name in state.get("schedules", ()) if name not in settings]:
+            again = ", ".join(f"{name}=..." for name in missing)
+            raise ValueError(f"{path}: {', '.join(missing)} was a function, and is not saved; pass it again: load(..., {again})")
         precision = settings.pop("precision", state.get("precision", "auto"))
         model = {"temperature": state["temperature"], "device": device, "precision": precision}
         policy = load_policy(path, dtype=getattr(torch, state["dtype"]), **model)
@@ -274,18 +295,28 @@ class Learner:
             kept = load_reference(path, state["reference"], policy, **model)
             kept.temperature = state.get("reference_temperature", kept.temperature)
             settings = {"reference": kept, **settings}
-        agent = cls(policy, env, **{**state["settings"], **settings})
+        saved = cls._completed(state["settings"], policy)
+        agent = cls(policy, env, **{**saved, **settings})
         kept_networks = {name: network for name, network in agent._networks().items() if name in state.get("networks", ())}
         load_networks(path, kept_networks, policy)
-        load_optimizer(path, agent.optimizer, agent.generator)
-        agent._restore(state)
+        agent._load_optimizer(path, saved)
+        agent._restore({name: value for name, value in state.items() if name not in settings})
         return agent
+
+    @classmethod
+    def _completed(cls, saved: dict[str, Any], policy: LMPolicy) -> dict[str, Any]:
+        """Saved settings, with what an older version left to its defaults."""
+        return saved
+
+    def _load_optimizer(self, path: str | os.PathLike[str], saved: dict[str, Any]) -> None:
+        load_optimizer(path, self.optimizer, self.generator)
 
     def _state(self) -> dict[str, Any]:
         """What `agent.json` holds beside the class: JSON values."""
         settings = {name: getattr(self, name) for name in self.settings_names}
         state = {
             "settings": {name: value for name, value in settings.items() if not callable(value)},
+            "schedules": sorted(name for name, value in settings.items() if callable(value)),
             "counters": {"num_timesteps": self.num_timesteps, "n_updates": self.n_updates, "iteration": self.iteration},
             "networks": sorted(self._networks()),
             "has_reference": self.reference is not None,

@@ -30,9 +30,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from textenv.agents import lora as adapters
+from textenv.agents.agent_file import saved_temperature
 from textenv.agents.frozen_layers import FrozenLayers, freeze_layers
 from textenv.agents.reading import Evaluated, evaluate_texts, lower_states, read_texts
 from textenv.agents.recompute import recompute_blocks
+from textenv.agents.same_tokens import check_tokens
 from textenv.agents.sampling import sample_texts
 from textenv.agents.value_head import linear_head
 from textenv.generation import ActionRule, Sampled, greedy, sample
@@ -59,7 +61,7 @@ class LMPolicy(nn.Module):
     Args:
         model: "textenv/tiny", a directory (of an adapter too), a hub name, or a transformers model (used as it is, not copied).
         tokenizer: default: the model's own; a model object may go without (its ids are then taken on trust).
-        temperature: of sampling, and so of every log-probability.
+        temperature: of sampling, and so of every log-probability. Default: 1, or where the directory is a saved agent's, its own.
         dtype: of the weights.
         precision: of forward passes, "auto", "fp32", "bf16" or "medium" (`textenv.precision`); the weights stay as they are.
         device: "auto", "cpu", "cuda", ...
@@ -78,13 +80,15 @@ class LMPolicy(nn.Module):
 
     decodes_together: int = 256
     """Texts that are decoded at a time; each is its own, whatever the others (`textenv.agents.rollout.Policy`)."""
+    value_taken: bool = False
+    """Whether an agent learns the value head."""
 
     def __init__(
         self,
         model: Any,
         tokenizer: Any = None,
         *,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         dtype: torch.dtype = torch.float32,
         precision: Precision = "auto",
         device: str | torch.device = "auto",
@@ -93,7 +97,8 @@ class LMPolicy(nn.Module):
         frozen_layers: int = 0,
     ) -> None:
         super().__init__()
-        if temperature <= 0:
+        temperature = saved_temperature(model) if temperature is None else temperature
+        if not temperature > 0:
             raise ValueError(f"temperature must be above 0, got {temperature}; pass deterministic=True for greedy texts")
         named = isinstance(model, (str, os.PathLike))
         source = os.fspath(model) if named else None
@@ -114,7 +119,7 @@ class LMPolicy(nn.Module):
         if frozen_layers and self.adapted:
             raise ValueError(f"LoRA freezes the whole base: leave out frozen_layers={frozen_layers}")
         self.frozen: FrozenLayers | None = freeze_layers(self.model, frozen_layers) if frozen_layers else None
-        self.temperature = temperature
+        self.temperature: float = temperature
         self.value_head = linear_head(self.width, self.device)
         resolved(precision, self.device, self.model.dtype)
         self.precision = precision
@@ -166,20 +171,11 @@ class LMPolicy(nn.Module):
             TypeError: no text environment.
             ValueError: fewer ids than the environment's tokenizer, another tokenizer, too few positions.
         """
-        if not isinstance(env, gym.Env) or not env.has_wrapper_attr("action_rule"):
-            raise TypeError(f'env must be a text environment, gym.make("textenv/Detox-v0") say, got {env!r:.80}')
+        check_tokens(self, env)
         rule: ActionRule = env.get_wrapper_attr("action_rule")
-        theirs, own = env.get_wrapper_attr("tokenizer"), self.tokenizer
-        way_out = "make the environment with the policy's own tokenizer (tokenizer=...)"
-        if self.vocabulary < rule.vocabulary:
-            raise ValueError(f"the policy knows {self.vocabulary} ids, the environment's tokenizer {rule.vocabulary}: {way_out}")
-        if own is not None and own is not theirs and own.get_vocab() != theirs.get_vocab():
-            raise ValueError(
-                f"policy {self.source!r} and environment have different tokenizers ({len(own)} and {len(theirs)} ids): {way_out}"
-            )
         (longest,) = self.layout.prompts([np.full(env.get_wrapper_attr("max_prompt_tokens"), -1)], rule.prompt_end)
         self.layout.check(len(longest), rule.max_new_tokens)
-        self.tokenizer = theirs if own is None else own
+        self.tokenizer = env.get_wrapper_attr("tokenizer") if self.tokenizer is None else self.tokenizer
 
     def copy(self) -> LMPolicy:
         """A policy that learns by itself; with LoRA, by an adapter of its own on the same frozen base.
@@ -252,7 +248,7 @@ class LMPolicy(nn.Module):
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write model (or adapter) and tokenizer, whole or not at all: a directory that any tool reads."""
-        with atomic_directory(path) as scratch, quiet_files():
+        with atomic_directory(path, keep=True) as scratch, quiet_files():
             self.write(scratch, Path(path))
 
     def write(self, directory: Path, target: Path) -> None:

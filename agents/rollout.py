@@ -24,6 +24,8 @@ from torch import Tensor
 from textenv.agents.distributed.world import World
 from textenv.agents.engines.protocol import RolloutEngine
 from textenv.agents.overlap import overlapped
+from textenv.agents.policy import LMPolicy
+from textenv.agents.same_tokens import check_tokens
 from textenv.episode import Episode, Prompt
 from textenv.generation import ActionRule, Sampled
 
@@ -90,11 +92,13 @@ def rollout(
         for a server, it is called for parts, and more texts are written meanwhile (`textenv.agents.overlap`).
 
     Raises:
-        ValueError: n < 1, or another number of prompts.
+        ValueError: n < 1, or another number of prompts; a language model whose tokens are not the environment's.
         What a scorer or a critic raises.
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
+    if isinstance(policy, LMPolicy):
+        check_tokens(policy, env)
     asked = list(env.get_wrapper_attr("sample_prompts")(n) if prompts is None else prompts)
     if len(asked) != n:
         raise ValueError(f"n={n} episodes, but {len(asked)} prompts")

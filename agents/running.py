@@ -1,7 +1,7 @@
 """What `learn` shares among learners: Stable-Baselines3's logger and callbacks, a progress bar, a table of texts.
 
 One call of a callback's `on_step` is one batch of episodes, so `CheckpointCallback(save_freq=10)` saves after every tenth
-batch. `num_timesteps` counts generated tokens.
+batch. `num_timesteps` counts generated tokens. A bar of Stable-Baselines3's counts calls of `on_step`: it is replaced by ours.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, ProgressBarCallback
 from stable_baselines3.common.logger import HumanOutputFormat, Logger
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import configure_logger
@@ -64,12 +64,18 @@ def make_logger(verbose: int, tensorboard_log: str | None = None, name: str = ""
     return Logger(None, [HumanOutputFormat(sys.stdout)] if verbose else [])
 
 
-def prepare_callback(agent: Any, callback: MaybeCallback, progress_bar: bool) -> tuple[BaseCallback, TokenProgressBar | None]:
-    """One callback of however many were given, and the bar among them."""
+def prepare_callback(
+    agent: Any, callback: MaybeCallback, progress_bar: bool, *, shown: bool = True
+) -> tuple[BaseCallback, TokenProgressBar | None]:
+    """One callback of however many were given, and the bar among them, if it is `shown`."""
+    given: list[Any] = callback if isinstance(callback, list) else [callback]
+    others = [one for one in given if type(one) is not ProgressBarCallback]
+    if len(others) < len(given):
+        callback, progress_bar = others, True
     if isinstance(callback, list):
         callback = CallbackList(callback)
     one: BaseCallback = callback if isinstance(callback, BaseCallback) else ConvertCallback(callback)
-    bar = TokenProgressBar() if progress_bar else None
+    bar = TokenProgressBar() if progress_bar and shown else None
     if bar is not None:
         one = CallbackList([one, bar])
     one.init_callback(agent)

@@ -56,8 +56,11 @@ def response_tokens(text: str, tokenizer: Any, rule: ActionRule, prompt_tokens: 
     return np.array([*found, rule.eos_token_id][: rule.max_new_tokens], np.int64)
 
 
+SAMPLED = 200  # characters of a sampled response at most; a space of a million of them is no reason to draw a million
+
+
 class AnyText(gym.spaces.Text):
-    """Strings of any characters up to a length; samples are of letters and digits.
+    """Strings of any characters up to a length; samples are short, of letters and digits.
 
     >>> "é" in AnyText(4), "too long" in AnyText(4), 5 in AnyText(4)
     (True, False, False)
@@ -65,6 +68,12 @@ class AnyText(gym.spaces.Text):
 
     def __init__(self, max_length: int) -> None:
         super().__init__(max_length, min_length=0)
+
+    def sample(self, mask: Any = None, probability: Any = None) -> str:
+        """A string of at most `SAMPLED` characters, or as `gym.spaces.Text` takes a mask or a probability."""
+        if mask is None and probability is None:
+            mask = (int(self.np_random.integers(min(self.max_length, SAMPLED) + 1)), None)
+        return super().sample(mask, probability)
 
     def contains(self, x: Any) -> bool:
         """Whether it is a string that is not too long."""
@@ -77,7 +86,7 @@ class AnyText(gym.spaces.Text):
         return isinstance(other, AnyText) and other.max_length == self.max_length
 
 
-class TextActions(gym.Wrapper[str, str, Any, Any]):
+class TextActions(gym.Wrapper[str, str, Any, Any], gym.utils.RecordConstructorArgs):
     """A text environment whose action is the whole response, as a string: an episode is one step.
 
     Observation: the prompt's text; after the step, prompt and response. Reward: the sum of what the environment inside pays, so
@@ -101,7 +110,8 @@ class TextActions(gym.Wrapper[str, str, Any, Any]):
     """
 
     def __init__(self, env: gym.Env[Any, Any], *, max_characters: int = 1_000_000) -> None:
-        super().__init__(env)
+        gym.utils.RecordConstructorArgs.__init__(self, max_characters=max_characters)  # so that its specification makes it again
+        gym.Wrapper.__init__(self, env)
         try:
             self._rule: ActionRule = env.get_wrapper_attr("action_rule")
         except AttributeError:

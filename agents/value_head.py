@@ -9,7 +9,7 @@ one run in ten. A network of one inner layer that only reads the states learns a
 seconds (`benchmarks.parity`; the README has the curves). PPG (Cobbe et al. 2021, arXiv 2009.04416) parts policy
 and value for the same reason, by phases.
 
-Both begin at zero, so that the first advantages are the returns, and leave the global generator alone.
+Both begin at zero, so that the first advantages are the returns, and leave the global generators alone.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ class ValueHead(nn.Linear):
 
     def __init__(self, width: int, device: torch.device, inner: int | None = None) -> None:
         inner = min(max(width, 256), 1024) if inner is None else inner
-        with torch.random.fork_rng(devices=[]):  # nn.Linear draws weights
-            super().__init__(inner, 1, device=device)
+        with torch.random.fork_rng(devices=[]):  # nn.Linear draws weights, where it is made
+            super().__init__(inner, 1, device="cpu")
+        self.to(device)
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)
         drawn = torch.randn(inner, width, generator=torch.Generator().manual_seed(0)) * width**-0.5

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import re
 import warnings
 from typing import Any
 
@@ -31,6 +33,12 @@ def test_gymnasium_finds_nothing_to_complain_of(env_id: str, reward: str) -> Non
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*different from the unwrapped version")  # it is: that is checked
         check_env(env)
+
+
+def test_gymnasium_finds_nothing_to_complain_of_where_the_first_step_ends_the_text() -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*different from the unwrapped version")
+        check_env(make(max_new_tokens=1, render_mode="ansi"))
 
 
 @pytest.mark.parametrize("reward", ["sparse", "critic_span"])
@@ -166,6 +174,32 @@ def test_an_episode_of_impossible_tokens_is_refused(tokens: list[int], message: 
         make().unwrapped.episode(Prompt("p"), tokens)
 
 
+# --- Episodes as values ------------------------------------------------------------------------------------------------
+
+
+def test_episodes_are_equal_whose_values_are() -> None:
+    env = make()
+    one, other = (worlds.credited(env, ids("aab", end=True)) for _ in range(2))
+    assert one == other
+    assert len({one, other}) == 1
+    assert one.prefix(2) == other.prefix(2), "their score is NaN"
+    assert one != one.prefix(3)
+    assert one != "aab"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt": Prompt("q")}, {"prompt_tokens": np.array([1])}, {"tokens": np.array([1, 2])}, {"text": "b"},
+        {"offsets": np.zeros((2, 2), np.int64)}, {"finish_reason": "length"}, {"score": 0.5}, {"rewards": np.ones(2)},
+    ],
+    ids=lambda change: next(iter(change)),
+)  # fmt: skip
+def test_episodes_that_differ_in_one_value_are_not_equal(change: dict[str, Any]) -> None:
+    episode = worlds.credited(make(), ids("a", end=True))
+    assert dataclasses.replace(episode, **change) != episode
+
+
 # --- Prompts -----------------------------------------------------------------------------------------------------------
 
 
@@ -204,6 +238,12 @@ def test_reset_refuses_what_is_no_prompt() -> None:
         make().reset(options={"prompt": 5})
 
 
+@pytest.mark.parametrize("prompt", ["so\ud800", Prompt("so\ud800")])
+def test_a_prompt_that_no_tokenizer_takes_is_refused(prompt: Any) -> None:
+    with pytest.raises(ValueError, match=r"the prompt is not valid Unicode at character 2: 'so\\ud800'"):
+        make().reset(options={"prompt": prompt})
+
+
 def test_the_same_seed_draws_the_same_prompts() -> None:
     env = make(prompts=[f"{i}" for i in range(50)])
 
@@ -231,6 +271,11 @@ def test_resetting_and_stepping_leave_the_global_generators_alone() -> None:
         ({"max_new_tokens": 0}, "must be at least 1"),
         ({"max_prompt_tokens": 0}, "must be at least 1"),
         ({"min_new_tokens": 17}, "min_new_tokens must lie in 0..max_new_tokens=16"),
+        ({"max_prompt_tokens": "3"}, "max_prompt_tokens must be a whole number of tokens, got '3'"),
+        ({"max_new_tokens": 1.5}, "max_new_tokens must be a whole number of tokens, got 1.5"),
+        ({"max_new_tokens": True}, "max_new_tokens must be a whole number of tokens, got True"),
+        ({"min_new_tokens": "all"}, "min_new_tokens must be a whole number of tokens or \"max\", got 'all'"),
+        ({"split": "valid"}, "unknown split 'valid'; one of \"train\", \"test\", \"all\""),
         ({"on_long_prompt": "cut"}, 'must be "truncate" or "error", got \'cut\''),
         ({"payment": "later"}, 'payment must be "online" or "end", got \'later\''),
         ({"reward": "critic_spam"}, "unknown reward 'critic_spam'; valid names: "),
@@ -266,6 +311,20 @@ def test_a_score_that_is_not_finite_names_the_scorer_and_the_episode(value: floa
         walk(make(scorer=broken, max_new_tokens=1), ids("a"))
 
 
+@pytest.mark.parametrize("said", [None, 0.5, "good", [None], [[0.5, 0.5]], np.zeros((1, 2)), torch.zeros(1, 2)])
+def test_what_is_no_list_of_scores_is_an_error_that_names_the_scorer(said: Any) -> None:
+    def mine(episodes: Any) -> Any:
+        return said
+
+    with pytest.raises(TypeError, match=r"scorer mine returned .* for 1 episodes; one number for each is wanted"):
+        walk(make(scorer=mine, max_new_tokens=1), ids("a"))
+
+
+@pytest.mark.parametrize("column", [np.full((1, 1), 0.5), torch.full((1, 1), 0.5), np.float32([0.5]), [np.float64(0.5)]])
+def test_a_column_of_scores_is_one_score_a_text(column: Any) -> None:
+    assert walk(make(scorer=lambda episodes: column, max_new_tokens=1), ids("a"))[0] == [0.5]
+
+
 def test_a_wrong_number_of_scores_is_an_error() -> None:
     with pytest.raises(ValueError, match="returned 2 scores for 1 episodes"):
         walk(make(scorer=lambda episodes: [1.0, 2.0], max_new_tokens=1), ids("a"))
@@ -282,6 +341,25 @@ def test_rendering_shows_the_text_so_far_and_its_credit() -> None:
     assert "go: " in shown
     assert "\x1b[48;5;" in shown
     assert "unfinished" in shown
+
+
+def test_a_text_that_has_ended_is_shown_with_its_score() -> None:
+    env = make(render_mode="ansi", max_new_tokens=4)
+    walk(env, ids("aaba"))
+    assert env.render().endswith("\x1b[0m\n[score 0.750, credit +0.750, 4 tokens, length]")
+    env.reset()
+    assert "score" not in env.render()
+
+
+@pytest.mark.parametrize("reward", ["sparse", "critic_span"])
+def test_the_credit_of_the_stop_token_is_shown_on_a_mark(reward: str) -> None:
+    env = make(reward=reward, render_mode="ansi", max_new_tokens=8, payment="end")
+    walk(env, ids("bab", end=True))
+    marked = re.search("\x1b\\[48;5;(\\d+)m\x1b\\[97m■\x1b", env.render())
+    assert marked, "green: the score of an a"
+    assert int(marked.group(1)) - 16 in (6 * level for level in range(1, 5))
+    walk(env, ids("bbb", end=True))
+    assert "bbb■\n[score 0.000" in env.render(), "no credit, no colour"
 
 
 def test_a_text_cannot_steer_the_terminal() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 import torch
 import transformers
@@ -13,6 +14,8 @@ from tests import worlds
 from textenv.agents import LMPolicy
 from textenv.critics import CritiqueFormat, LanguageModelCritic, Section, load_critic
 from textenv.judges.aspect_models import TokenClassifierJudge
+from textenv.judges.loading import load_scorer
+from textenv.judges.scorers import SequenceClassifierScorer
 from textenv.models import (
     headless,
     load_causal_lm,
@@ -21,6 +24,8 @@ from textenv.models import (
     load_token_classifier,
     refuse_model,
 )
+from textenv.tokenization import load_tokenizer
+from textenv.wrappers.process import StepClassifier
 
 FORM = CritiqueFormat((Section("Insults", -1.0),))
 
@@ -93,6 +98,65 @@ def test_a_token_classifier_is_loaded_with_its_head(kind: str, tmp_path: Path) -
     assert worlds.same_weights(load_token_classifier(worlds.saved(model, tmp_path), device="cpu"), model)
 
 
+# --- Names and files ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        load_language_model, load_causal_lm, load_sequence_classifier, load_tokenizer, LMPolicy,
+        lambda name: load_scorer(name, label=("toxic",)), lambda name: load_critic(name, FORM),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["nosuch", "no/such", "no such"])
+def test_a_name_that_is_nowhere_is_named(load: Any, name: str) -> None:
+    message = f"^'{name}' is no directory and no embedded model \\('textenv/...'\\), and could not be had from the hub"
+    with pytest.raises(FileNotFoundError, match=message) as caught:
+        load(name)
+    assert isinstance(caught.value.__cause__, OSError), "what transformers said of it"
+
+
+@pytest.mark.parametrize(
+    ("load", "make"),
+    [
+        (load_language_model, worlds.llama),
+        (load_sequence_classifier, worlds.classifier),
+        (lambda path: SequenceClassifierScorer(path, label=0), worlds.llama),
+    ],
+    ids=["language model", "classifier", "value head"],
+)
+def test_weights_that_are_damaged_are_named(load: Any, make: Any, tmp_path: Path) -> None:
+    (worlds.saved(make(), tmp_path) / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(ValueError, match=f"the weights of {tmp_path} are damaged or not whole .*save or download them again"):
+        load(tmp_path)
+
+
+def test_a_scorer_with_fewer_ids_than_its_tokenizer_is_refused_when_the_environment_is_made(tmp_path: Path) -> None:
+    name = str(worlds.saved(worlds.classifier("bert"), tmp_path, worlds.byte_level_bpe()))
+    with pytest.raises(ValueError, match=f"{tmp_path} knows 259 ids, its tokenizer .*: they do not belong together"):
+        gym.make("textenv/Detox-v0", scorer=name)
+
+
+def test_a_scorer_at_hand_with_fewer_ids_than_its_tokenizer_is_refused() -> None:
+    model = load_sequence_classifier(worlds.classifier("llama"), device="cpu")
+    with pytest.raises(ValueError, match="knows 259 ids, its tokenizer"):
+        SequenceClassifierScorer(model, label=0, tokenizer=worlds.byte_level_bpe(), device="cpu")
+
+
+def test_a_critic_with_fewer_ids_than_its_tokenizer_is_refused_when_the_environment_is_made(tmp_path: Path) -> None:
+    name = str(worlds.saved(worlds.llama(), tmp_path, worlds.byte_level_bpe()))
+    with pytest.raises(ValueError, match=f"{tmp_path} knows 259 ids, its tokenizer .*: they do not belong together"):
+        worlds.make(reward="critic_span", critic=name)
+
+
+def test_judges_of_tokens_and_of_steps_with_fewer_ids_than_their_tokenizers_are_refused() -> None:
+    bpe = worlds.byte_level_bpe()
+    with pytest.raises(ValueError, match="knows 259 ids, its tokenizer"):
+        TokenClassifierJudge(token_classifier(), "bad", tokenizer=bpe, device="cpu")
+    with pytest.raises(ValueError, match="knows 259 ids, its tokenizer"):
+        StepClassifier(worlds.classifier("llama"), tokenizer=bpe, device="cpu")
+
+
 # --- Critics -----------------------------------------------------------------------------------------------------------
 
 
@@ -141,8 +205,6 @@ def test_what_the_message_says_is_a_critic(tmp_path: Path) -> None:
 def test_a_bare_model_in_an_argument_of_a_reward_is_refused_when_the_environment_is_made(
     environment: str, reward: Any, message: str
 ) -> None:
-    import gymnasium as gym
-
     model = torch.nn.Linear(2, 1)
     name, arguments = reward
     with pytest.raises(TypeError, match=message):

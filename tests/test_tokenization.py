@@ -121,3 +121,16 @@ def test_something_else_than_a_name_or_a_tokenizer_is_refused() -> None:
 def test_an_unknown_embedded_name_lists_the_valid_ones() -> None:
     with pytest.raises(ValueError, match="textenv/tiny-critic-insults"):
         load_tokenizer("textenv/huge")
+
+
+@pytest.mark.parametrize(
+    ("lines", "size", "message"),
+    [
+        (["the cat was good"] * 9, 5, r"vocab_size=5 .*smaller than required_chars\. 5 vs \d+"),
+        ([], 300, "vocab_size=300 .*there is no text"),
+        (["the cat was good"] * 9, -1, r"vocab_size=-1 .*vocab_size\(\)\) > \(0\)"),
+    ],
+)
+def test_a_vocabulary_that_cannot_be_made_is_refused_with_its_size(lines: list[str], size: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train_sentencepiece(lines, size)

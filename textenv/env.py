@@ -107,6 +107,7 @@ class TextEnv(gym.Env[Observation, np.int64]):
         self._prompt_tokens = np.zeros(0, np.int64)
         self._tokens: list[int] = []
         self._finished = False
+        self._credited: Episode | None = None  # the text that has ended, as the last step paid it
         if on_long_prompt == "error":  # before any training time is spent
             for prompt in task.prompts:
                 self.prompt_tokens(prompt)
@@ -114,15 +115,24 @@ class TextEnv(gym.Env[Observation, np.int64]):
     # --- Gymnasium -----------------------------------------------------------------------------------------------
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
-        """Begin a text. `options={"prompt": Prompt | str}` chooses the prompt; else one is drawn from `np_random`."""
+        """Begin a text. `options={"prompt": Prompt | str}` chooses the prompt; else one is drawn from `np_random`.
+
+        Raises:
+            TypeError, ValueError: what is given is no prompt; half a surrogate pair in it.
+        """
         super().reset(seed=seed)
         given = (options or {}).get("prompt")
         prompt = self.sample_prompts(1)[0] if given is None else given
         if not isinstance(prompt, (str, Prompt)):
             raise TypeError(f"options={{'prompt': ...}} takes a string or a Prompt, got {prompt!r}")
-        self._prompt = Prompt(prompt) if isinstance(prompt, str) else prompt
+        prompt = Prompt(prompt) if isinstance(prompt, str) else prompt
+        try:
+            prompt.text.encode()
+        except UnicodeEncodeError as error:  # what a tokenizer says of it does not help
+            raise ValueError(f"the prompt is not valid Unicode at character {error.start}: {prompt.text[:80]!r}") from None
+        self._prompt = prompt
         self._prompt_tokens = self.prompt_tokens(self._prompt)
-        self._tokens, self._finished = [], False
+        self._tokens, self._finished, self._credited = [], False, None
         return self._observation(), {}
 
     def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -143,12 +153,14 @@ class TextEnv(gym.Env[Observation, np.int64]):
         self._finished = self._finish_reason(self._tokens) is not None
         if not self._finished:
             return self._observation(), 0.0, False, False, {}
-        (episode,) = self.credit([self.current_episode()])
-        return self._observation(), float(episode.rewards.sum()), True, False, {"text_episode": episode}
+        (self._credited,) = self.credit([self.current_episode()])
+        return self._observation(), float(self._credited.rewards.sum()), True, False, {"text_episode": self._credited}
 
     def render(self) -> str | None:
-        """The text so far ("ansi"); reward wrappers colour each token by its credit."""
-        return render_episode(self.current_episode()) if self.render_mode == "ansi" else None
+        """The text so far ("ansi"), and where it has ended its score; reward wrappers colour each token by its credit."""
+        if self.render_mode != "ansi":
+            return None
+        return render_episode(self.current_episode() if self._credited is None else self._credited)
 
     # --- Episodes ------------------------------------------------------------------------------------------------
 

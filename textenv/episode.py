@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from operator import index
 from typing import Any, Literal
 
 import numpy as np
@@ -51,6 +52,10 @@ class Span:
     label: str = ""
 
     def __post_init__(self) -> None:
+        try:
+            index(self.start), index(self.end)
+        except TypeError:
+            raise TypeError(f"a span's start and end are whole numbers, got start={self.start!r}, end={self.end!r}") from None
         if not 0 <= self.start < self.end:
             raise ValueError(f"a span needs 0 <= start < end, got start={self.start}, end={self.end}")
         if not math.isfinite(self.reward):
@@ -59,7 +64,7 @@ class Span:
 
 @dataclass(frozen=True, eq=False)
 class Episode:
-    """One text being generated, finished or not.
+    """One text being generated, finished or not. Two are equal whose values are, arrays element by element, NaN equal to NaN.
 
     Attributes:
         prompt: what was asked.
@@ -100,6 +105,20 @@ class Episode:
             self, tokens=self.tokens[:t], text=self.text[:end], offsets=offsets, finish_reason=None,
             score=math.nan, rewards=np.zeros(t, np.float64),
         )  # fmt: skip
+
+    def __eq__(self, other: object) -> bool:
+        if self is other or not isinstance(other, Episode):
+            return self is other or NotImplemented
+        scores = self.score == other.score or (math.isnan(self.score) and math.isnan(other.score))
+        return (
+            scores
+            and (self.text, self.finish_reason, self.prompt) == (other.text, other.finish_reason, other.prompt)
+            and all(np.array_equal(getattr(self, name), getattr(other, name)) for name in ("tokens", "prompt_tokens", "offsets"))
+            and np.array_equal(self.rewards, other.rewards, equal_nan=True)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.text, len(self)))
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers.utils import logging
 
 from textenv import embedded
@@ -19,11 +20,14 @@ from textenv.activations import fuse_gelu
 from textenv.precision import resolved
 
 __all__ = [
+    "check_vocabulary",
     "headless",
     "load_causal_lm",
     "load_language_model",
     "load_sequence_classifier",
     "load_token_classifier",
+    "open_config",
+    "opening",
     "pick_device",
     "pick_dtype",
     "quiet_files",
@@ -109,6 +113,54 @@ def resolve(source: str | os.PathLike[str]) -> str:
     return name  # a hub name
 
 
+@contextmanager
+def opening(source: str | os.PathLike[str]) -> Iterator[None]:
+    """Within, files of this model are read: what fails is said of its name, which transformers may leave out.
+
+    Raises:
+        FileNotFoundError: nothing of that name, here or on the hub.
+        ValueError: weights that are damaged.
+    """
+    name = os.fspath(source)
+    try:
+        yield
+    except SafetensorError as error:
+        raise ValueError(f"the weights of {name} are damaged or not whole ({error}); save or download them again") from error
+    except OSError as error:
+        if Path(name).expanduser().is_dir():
+            raise  # it names the directory
+        said = str(error).partition("\n")[0]
+        raise FileNotFoundError(
+            f"{name!r} is no directory and no embedded model ('textenv/...'), and could not be had from the hub or from what was "
+            f"downloaded before: {said}"
+        ) from error
+
+
+def open_config(source: str | os.PathLike[str]) -> Any:
+    """The configuration of a model by name.
+
+    Raises:
+        FileNotFoundError, ValueError: no model there.
+    """
+    place = resolve(source)
+    with opening(source):
+        return transformers.AutoConfig.from_pretrained(place)
+
+
+def check_vocabulary(model: Any, tokenizer: Any, name: str) -> None:
+    """Raise where a model has no embedding for some id of its tokenizer: it would fail at the first text that holds one.
+
+    Raises:
+        ValueError: with both numbers.
+    """
+    known = int(model.base_model.get_input_embeddings().weight.shape[0])
+    if known < len(tokenizer):
+        raise ValueError(
+            f"{name} knows {known} ids, its tokenizer {len(tokenizer)}: they do not belong together; name the tokenizer that the "
+            "model was trained with (tokenizer=), or resize the model's embeddings and train it with the new ones"
+        )
+
+
 def refuse_model(argument: str, given: Any, way_out: str = "") -> None:
     """Raise where a bare model stands for whoever asks it: it is callable, and would fail at the first text.
 
@@ -125,7 +177,7 @@ def refuse_model(argument: str, given: Any, way_out: str = "") -> None:
 
 def saved_as(source: str | os.PathLike[str]) -> str:
     """The class that a model was saved as, as its config says ("LlamaForCausalLM"); "" where it does not say."""
-    return next(iter(transformers.AutoConfig.from_pretrained(resolve(source)).architectures or []), "")
+    return next(iter(open_config(source).architectures or []), "")
 
 
 def load_causal_lm(
@@ -151,8 +203,7 @@ def load_language_model(
     """A language model that writes texts, causal or encoder–decoder, as its config says, with the same arguments."""
     if not isinstance(source, (str, os.PathLike)):
         return fuse_gelu(source.to(pick_device(device)).eval())
-    encoder = transformers.AutoConfig.from_pretrained(resolve(source)).is_encoder_decoder
-    kind = "AutoModelForSeq2SeqLM" if encoder else "AutoModelForCausalLM"
+    kind = "AutoModelForSeq2SeqLM" if open_config(source).is_encoder_decoder else "AutoModelForCausalLM"
     return _load(kind, source, dtype, pick_device(device), shared)
 
 
@@ -195,7 +246,7 @@ def _load(kind: str, source: Any, dtype: torch.dtype, device: torch.device, shar
     saved = saved_as(source)
     if said and "Classification" in saved and said not in saved:
         raise ValueError(f"{os.fspath(source)} was saved as {saved}; name {wanted}")
-    with quiet_files():
+    with quiet_files(), opening(source):
         model, found_keys = getattr(transformers, kind).from_pretrained(name, dtype=dtype, output_loading_info=True)
     trunk = f"{model.base_model_prefix}." if _HEADLESS.get() else ""
     missing = sorted(key for key in found_keys["missing_keys"] if key.startswith(trunk))  # a tied head is not one

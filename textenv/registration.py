@@ -10,6 +10,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium as gym
@@ -23,7 +24,7 @@ from textenv.shared import unwrap
 if TYPE_CHECKING:
     from textenv.vector import TextVectorEnv
 
-__all__ = ["ENVIRONMENTS", "REWARDS", "make", "make_vec", "register_all"]
+__all__ = ["ENVIRONMENTS", "REWARDS", "make", "make_vec", "named_scorer", "register_all"]
 
 Wrap = Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]
 Reward = str | Wrap | tuple[str | Callable[..., gym.Env[Any, Any]], dict[str, Any]]
@@ -121,8 +122,8 @@ def make(
         max_prompt_tokens, max_new_tokens: budgets, in tokens.
         min_new_tokens: policies do not sample EOS before; "max": every text uses its budget.
         reward: a name (`REWARDS`), an import string "my_module:MyReward" of a reward wrapper or of a function of an episode
-            (`RewardFromFunction`) or of an environment, a callable env → env, a pair (one of these, arguments), or a list,
-            innermost first, in which one reward at most takes the score from the last token.
+            (`RewardFromFunction`) or of an environment, a callable env → env, a pair (one of these, arguments; in JSON a list of
+            two), or a list, innermost first, in which one reward at most takes the score from the last token.
         payment: when `step` pays a dense reward: "online" while the text is written, "end" on its last step.
         pay_every: how often a critic reads the text so far: at "segment" ends, each "token", or each so many tokens.
         prompts: path (.txt, .jsonl, .csv, .parquet; .gz), list of strings or `Prompt`s, or `datasets.Dataset`;
@@ -147,9 +148,10 @@ def make(
 
     arguments = unwrap({"tokenizer": tokenizer, "reward": reward, "prompts": prompts, "columns": columns, "scorer": scorer,
                         "critic": critic, **task_arguments})  # fmt: skip
-    arguments["scorer"] = _scorer(arguments["scorer"])
+    arguments["scorer"] = named_scorer(arguments["scorer"])
     reward, critic, prompts = arguments.pop("reward"), arguments.pop("critic"), arguments.pop("prompts")
     _check_payment(payment, pay_every)
+    _check_budgets(max_prompt_tokens=max_prompt_tokens, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens)
     refuse_model("scorer", arguments["scorer"])
     refuse_model("critic", critic)
     rewards = _rewards(reward, critic)
@@ -203,8 +205,12 @@ def make_vec(
     return TextVectorEnv(stack, num_envs, payment=payment, pay_every=pay_every, autoreset_mode=mode)
 
 
-def _scorer(given: Any) -> Any:
-    """What an import string names; anything else as it is."""
+def named_scorer(given: Any) -> Any:
+    """The scorer that an import string names; anything else as it is.
+
+    Raises:
+        ImportError, TypeError: nothing there; neither a function nor a class of scorers.
+    """
     if not (isinstance(given, str) and _IMPORT_STRING.fullmatch(given)):
         return given
     found = load_object(given)
@@ -220,6 +226,15 @@ def _check_payment(payment: object, pay_every: object) -> None:
     if payment not in ("online", "end"):
         raise ValueError(f'payment must be "online" or "end", got {payment!r}')
     check_pay_every(pay_every)
+
+
+def _check_budgets(**budgets: object) -> None:
+    for name, value in budgets.items():
+        if name == "min_new_tokens" and value == "max":
+            continue
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            also = ' or "max"' if name == "min_new_tokens" else ""
+            raise ValueError(f"{name} must be a whole number of tokens{also}, got {value!r}")
 
 
 def tokenizer_free(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -245,6 +260,8 @@ def _task(
         raise ValueError(f"columns={columns} without prompts=: they name the fields of one's own prompts")
     if "split" in takes and prompts is None:
         arguments["split"] = split or "train"
+    elif prompts is None and split not in (None, "train", "test", "all"):
+        raise ValueError(f'unknown split {split!r}; one of "train", "test", "all"')
     if prompts is not None:
         arguments["prompts"] = load_prompts(prompts, columns=columns, split=split)
     if "max_new_tokens" in takes:
@@ -254,15 +271,19 @@ def _task(
 
 def _rewards(reward: Reward | Sequence[Reward], critic: Any) -> list[Callable[[Any], Any]]:
     """The wrappers to apply, innermost first."""
+    reward = _pair(reward)
     listed = reward if isinstance(reward, list) else [reward]
     out: list[Callable[[Any], Any]] = []
     used = False
     for item in listed:
+        item = _pair(item)
         if isinstance(item, tuple) and not (len(item) == 2 and isinstance(item[1], Mapping)):
             raise ValueError(f"reward={item!r}: a tuple is one reward and its arguments, (name, {{...}}); use a list for several")
         name, arguments = item if isinstance(item, tuple) else (item, {})
         wrap = name if callable(name) else _named(name)
         if wrap is None:
+            if arguments:
+                raise ValueError(f"the reward {name} takes no argument {sorted(arguments)}; it is the score on the last token")
             continue
         if isinstance(wrap, type) and "critic" in inspect.signature(wrap).parameters and not callable(name):
             arguments, used = {"critic": critic, **arguments}, True
@@ -273,15 +294,20 @@ def _rewards(reward: Reward | Sequence[Reward], critic: Any) -> list[Callable[[A
     return out
 
 
-def _named(name: str) -> Callable[..., Any] | None:
+def _pair(item: Any) -> Any:
+    """One reward and its arguments as a tuple, which JSON can write as a list alone; anything else as it is."""
+    return tuple(item) if isinstance(item, list) and len(item) == 2 and isinstance(item[1], Mapping) else item
+
+
+def _named(name: object) -> Callable[..., Any] | None:
     """What wraps an environment for a name or an import string; None: nothing does."""
-    if name in REWARDS:
+    if isinstance(name, str) and name in REWARDS:
         target = REWARDS[name]
         return None if target is None else _load(target)
     if not isinstance(name, str) or ":" not in name:
         raise ValueError(
             f"unknown reward {name!r}; valid names: {', '.join(sorted(REWARDS))}, an import string module:attribute, or a "
-            "callable env -> env"
+            "callable env -> env; with arguments, a pair of one of these and a dictionary: ('critic_span', {'negative': -1.0})"
         )
     found = load_object(name)
     from_function = _load("textenv.wrappers.function:RewardFromFunction")

@@ -1,7 +1,7 @@
 """A text for the terminal: the prompt, then each generated token on a background of its credit.
 
 Green is positive, red negative, the stronger the larger. The text comes from a policy and is not trusted: control
-characters are shown as escapes, so that a text cannot move the cursor or hide itself.
+characters are shown as escapes, so that a text cannot move the cursor or hide itself. EOS, which has no characters, is ■.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from textenv.episode import Episode
 __all__ = ["printable", "render_episode"]
 
 _RESET = "\x1b[0m"
+_EOS = "■"
 
 
 def printable(text: str) -> str:
@@ -32,15 +33,18 @@ def printable(text: str) -> str:
 
 
 def render_episode(episode: Episode) -> str:
-    """The prompt (dim), the text with a background for each character's credit, the score and the credit's sum."""
+    """The prompt (dim), the text with a background for each character's credit, ■ for EOS, the score and the credit's sum."""
     credit = _credit_of_characters(episode)
-    scale = float(np.abs(credit).max(initial=0.0)) or 1.0
+    of_end = float(episode.rewards[-1]) if episode.finish_reason == "stop" else 0.0
+    scale = float(np.abs(credit).max(initial=abs(of_end))) or 1.0
     parts = [f"\x1b[2m{printable(episode.prompt.text)}{_RESET}"]
     begin = 0
     for end in [*(i for i in range(1, len(credit)) if credit[i] != credit[i - 1]), len(credit)]:
         if end > begin:
             parts.append(_coloured(printable(episode.text[begin:end]), float(credit[begin]) / scale))
         begin = end
+    if episode.finish_reason == "stop":
+        parts.append(_coloured(_EOS, of_end / scale))
     score = "" if np.isnan(episode.score) else f"score {episode.score:.3f}, "
     ending = episode.finish_reason or "unfinished"
     return f"{''.join(parts)}\n[{score}credit {episode.rewards.sum():+.3f}, {len(episode)} tokens, {ending}]"

@@ -11,7 +11,7 @@ taken into account; `textenv.wrappers.OnlineReward`, outermost, pays while the t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -89,6 +89,7 @@ class RewardWrapper(gym.Wrapper[Observation, np.int64, Observation, np.int64], A
         """Episodes with this stack's credit; one call of `rewards` for all of them.
 
         Raises:
+            TypeError: `rewards` returned something else than arrays of numbers.
             ValueError: `rewards` returned a wrong number of arrays, a wrong length, or a value that is not finite; two
                 wrappers of this stack take the score.
         """
@@ -139,6 +140,8 @@ class RewardWrapper(gym.Wrapper[Observation, np.int64, Observation, np.int64], A
             check_score_taken_once(self)
             self._stack_checked = True
         placed = self.rewards(episodes)
+        if not isinstance(placed, Sized):
+            raise TypeError(f"{type(self).__name__}.rewards returned {placed!r:.80}; a list of one (T,) array an episode is wanted")
         if len(placed) != len(episodes):
             raise ValueError(f"{type(self).__name__}.rewards returned {len(placed)} arrays for {len(episodes)} episodes")
         return [
@@ -147,8 +150,11 @@ class RewardWrapper(gym.Wrapper[Observation, np.int64, Observation, np.int64], A
         ]
 
     def _checked(self, rewards: ArrayLike, episode: Episode, i: int) -> NDArray[np.float64]:
-        values = np.array(rewards, np.float64)
         where = f"{type(self).__name__}.rewards, episode {i} (text {episode.text[:60]!r})"
+        try:
+            values = np.array(rewards, np.float64)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{where}: {rewards!r:.80} is no array of {len(episode)} numbers") from error
         if values.shape != (len(episode),):
             raise ValueError(f"{where}: a reward array of shape {values.shape} for {len(episode)} tokens")
         if not np.isfinite(values).all():

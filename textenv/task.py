@@ -6,7 +6,7 @@ A task knows no tokens and no rewards beyond its own score; environments and wra
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -17,7 +17,7 @@ from textenv.aspects import Aspect
 from textenv.episode import Episode, Prompt, Span
 from textenv.judges.statistics import embedded_statistics, same_scorer
 
-__all__ = ["Critic", "RewardDefaults", "Scorer", "Task", "by_prompt", "check_scores"]
+__all__ = ["Critic", "RewardDefaults", "Scorer", "Task", "by_prompt", "check_scores", "check_spans"]
 
 Scorer = Callable[[Sequence[Episode]], Sequence[float]]
 """Episodes → the score of each; higher is better."""
@@ -50,9 +50,11 @@ class Task(ABC):
         prompts: what may be asked; never empty.
         scorer: episodes → scores.
         fluency_model: the language model that judges fluency; None where the embedded one does not speak the language.
+        reward_model: the embedded model that tells attention where the default scorer is no model; None: there is none.
     """
 
     fluency_model: ClassVar[str | None] = "textenv/tiny"
+    reward_model: ClassVar[str | None] = None
 
     prompts: Sequence[Prompt]
     scorer: Scorer
@@ -124,10 +126,15 @@ def check_scores(scores: Sequence[float], episodes: Sequence[Episode], scorer: o
     """The scores as floats, after the checks that every scorer must pass.
 
     Raises:
+        TypeError: what is no list of numbers; a column (B, 1) is one.
         ValueError: a wrong number of scores, or a score that is not finite (which episode, which scorer).
     """
     name = getattr(scorer, "__name__", type(scorer).__name__)
-    values = [float(score) for score in scores]
+    try:
+        values = [float(score.item() if hasattr(score, "item") else score) for score in scores]
+    except (TypeError, ValueError, RuntimeError) as error:  # PyTorch's, of several numbers that are not one
+        said = f"an array of shape {tuple(scores.shape)}" if hasattr(scores, "shape") else f"{scores!r:.80}"
+        raise TypeError(f"scorer {name} returned {said} for {len(episodes)} episodes; one number for each is wanted") from error
     if len(values) != len(episodes):
         raise ValueError(f"scorer {name} returned {len(values)} scores for {len(episodes)} episodes")
     for i, value in enumerate(values):
@@ -136,6 +143,31 @@ def check_scores(scores: Sequence[float], episodes: Sequence[Episode], scorer: o
                 f"scorer {name} returned {value} for episode {i} (text {episodes[i].text[:80]!r}); a score must be finite"
             )
     return values
+
+
+def check_spans(
+    answers: Iterable[Iterable[Span] | None], episodes: Sequence[Episode], critic: object
+) -> list[list[Span] | None]:
+    """The spans of each episode, after the checks that every critic must pass.
+
+    Raises:
+        TypeError: something that is no span, or no list of them (which critic, which episode).
+        ValueError: a wrong number of lists.
+    """
+    name = getattr(critic, "__name__", type(critic).__name__)
+    wanted = "for each episode a list of textenv.Span(start, end, reward), or None, is wanted"
+    try:
+        out: list[list[Any] | None] = [None if spans is None else list(spans) for spans in answers]
+    except TypeError as error:
+        raise TypeError(f"the critic {name} returned {answers!r:.80}; {wanted}") from error
+    if len(out) != len(episodes):
+        raise ValueError(f"the critic {name} returned {len(out)} lists of spans for {len(episodes)} episodes")
+    for i, spans in enumerate(out):
+        for span in spans or ():
+            if not isinstance(span, Span):
+                where = f"episode {i} (text {episodes[i].text[:60]!r})"
+                raise TypeError(f"the critic {name} returned {span!r:.80} for {where}; {wanted}")
+    return out
 
 
 def by_prompt(episodes: Sequence[Episode]) -> list[list[Episode]]:

@@ -28,6 +28,8 @@ import sentencepiece
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from textenv.models import opening
+
 __all__ = ["byte_tokenizer", "fast_tokenizer", "load_tokenizer", "train_sentencepiece"]
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6  # ModelProto.SentencePiece.Type
@@ -51,6 +53,9 @@ def train_sentencepiece(
 
     Args:
         options: further options of `SentencePieceTrainer`, which win over those set here.
+
+    Raises:
+        ValueError: no text, or a vocabulary of that size cannot be made of it.
     """
     settings: dict[str, Any] = {
         "vocab_size": vocab_size,
@@ -71,9 +76,14 @@ def train_sentencepiece(
     if model_type != "unigram":
         del settings["hard_vocab_limit"]
     proto = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_writer=proto, **{**settings, **options}
-    )
+    try:
+        sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(lines), model_writer=proto, **{**settings, **options})
+    except RuntimeError as error:  # "INTERNAL: file(line) [condition] what is wrong"
+        said = "there is no text" if "sentences_.empty()" in str(error) else str(error).rpartition("] ")[2].strip() or str(error)
+        raise ValueError(
+            f"no vocabulary of vocab_size={vocab_size} can be made of this text ({said}): it holds every byte, the special tokens "
+            "and every character that occurs, and its words come on top"
+        ) from error
     return proto.getvalue()
 
 
@@ -208,6 +218,7 @@ def load_tokenizer(
         shared: for judges, who change nothing about it: whoever asks for the same files again gets the same object.
 
     Raises:
+        FileNotFoundError: nothing of that name, here or on the hub.
         ValueError: no such embedded model; a directory without a tokenizer; a tokenizer without an end-of-text token.
     """
     if isinstance(source, PreTrainedTokenizerBase):
@@ -248,7 +259,8 @@ def _from_files(name: str, shared: bool) -> PreTrainedTokenizerBase:
     found = _SHARED.get(key) if shared else None
     if found is not None:
         return found
-    loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+    with opening(name):
+        loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
     if shared:
         _SHARED[key] = loaded
     return loaded

@@ -155,10 +155,11 @@ class TextVectorEnv(VectorEnv[Observations, NDArray[np.int64], NDArray[Any]]):
         """The text of each row so far ("ansi"); with rewards, each token coloured by its credit."""
         if self.render_mode != "ansi":
             return (None,) * self.num_envs
-        if not isinstance(self.stack, RewardWrapper):  # a single environment shows the text, not judged
-            return tuple(render_episode(self._so_far(row)) for row in range(self.num_envs))
-        growing = iter(self._credit([self._so_far(row) for row, last in enumerate(self._last) if last is None]))
-        return tuple(render_episode(last or next(growing)) for last in self._last)
+        growing = [self._so_far(row) for row, last in enumerate(self._last) if last is None]
+        if isinstance(self.stack, RewardWrapper):  # without one an unfinished text has no credit
+            growing = self._credit(growing)
+        shown = iter(growing)
+        return tuple(render_episode(last or next(shown)) for last in self._last)
 
     def close_extras(self, **_: Any) -> None:
         """Close the environment that serves the rows."""

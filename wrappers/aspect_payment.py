@@ -51,6 +51,8 @@ class AspectPayment(RewardWrapper):
             raise ValueError(f'values must be "judged" or "random", and seed not negative, got {values!r}, {seed}')
         if squash not in ("sigmoid", None):
             raise ValueError(f'squash must be "sigmoid" or None, got {squash!r}')
+        if short_tokens is not None and short_tokens < 0:
+            raise ValueError(f"short_tokens must not be negative (None: no text is too short), got {short_tokens}")
         if normalise not in ("per_position", None):
             raise ValueError(f'normalise must be "per_position" or None, got {normalise!r}')
         task: Task = env.get_wrapper_attr("task")

@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 
 from textenv.episode import Episode
 from textenv.judges.attention import generation_attention
+from textenv.judges.statistics import same_scorer
 from textenv.judges.token_log_probs import load_frozen
 from textenv.reward import NotApplicable
 from textenv.task import Task
@@ -70,7 +71,8 @@ class AttentionReward(ShareReward):
     Args:
         env: a text environment.
         reward_model: what has a method `attention(episodes, layer, heads)`, or a name that the task can load as a scorer;
-            default: the task's scorer. R is the task's score in any case.
+            default: the task's scorer, or its embedded reward model where its own default is no model (Translation's chrF). R is
+            the task's score in any case.
         mix: β.
         layer: of the model that is read, from either end.
         heads: "mean", or the index of one.
@@ -153,12 +155,15 @@ class AttentionReward(ShareReward):
         found = task.scorer if reward_model is None else task.load_scorer(reward_model)
         if callable(getattr(found, "attention", None)):
             return found
-        if self.fallback is None:
-            raise NotApplicable(
-                f"the scorer {getattr(found, '__name__', type(found).__name__)} of {type(task).__name__} tells no attention; pass "
-                "reward_model=SequenceClassifierScorer(...), source='generator', or fallback='uniform'"
-            )
-        return None
+        if reward_model is None and task.reward_model and same_scorer(found, task.load_scorer(None)):
+            return task.load_scorer(task.reward_model)
+        if self.fallback is not None:
+            return None
+        embedded = f"reward_model={task.reward_model!r}, " if task.reward_model else ""
+        raise NotApplicable(
+            f"the scorer {getattr(found, '__name__', type(found).__name__)} of {type(task).__name__} tells no attention; pass "
+            f"{embedded}reward_model=SequenceClassifierScorer(...), source='generator', or fallback='uniform'"
+        )
 
     def _masses(self, episodes: Sequence[Episode]) -> Sequence[NDArray[np.float64]]:
         if self.generator is None:

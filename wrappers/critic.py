@@ -26,6 +26,7 @@ text as a whole.
 
 from __future__ import annotations
 
+import math
 import re
 import time
 import warnings
@@ -42,7 +43,7 @@ from textenv.critics.forms import ScoreRange
 from textenv.critics.loading import embedded_name
 from textenv.episode import Episode, Span
 from textenv.reward import RewardWrapper
-from textenv.task import Critic, Task
+from textenv.task import Critic, Task, check_spans
 from textenv.wrappers.draws import generator_of
 
 __all__ = ["CriticReward", "CriticTokenReward"]
@@ -82,6 +83,7 @@ class CriticReward(RewardWrapper):
 
     Raises:
         ValueError: a span that does not lie within its text; bad arguments.
+        TypeError: a critic that returns no spans.
     """
 
     keeps_return: ClassVar[bool] = False
@@ -110,6 +112,10 @@ class CriticReward(RewardWrapper):
             raise ValueError(f'places must be "critic" or "random", and seed not negative, got {places!r}, {seed}')
         if occurrence not in ("first", "all"):
             raise ValueError(f'occurrence must be "first" or "all", got {occurrence!r}')
+        if occurrence == "all" and match != "offsets":
+            raise ValueError('occurrence="all" needs match="offsets": token strings are matched wherever they stand already')
+        if threshold is not None and math.isnan(threshold):
+            raise ValueError("threshold must be a score (or None: every text is shown), got nan")
         if per_span_total and match != "offsets":
             raise ValueError('per_span_total=True needs match="offsets": matched token strings belong to no one span')
         task = env.get_wrapper_attr("task")
@@ -138,11 +144,10 @@ class CriticReward(RewardWrapper):
         marked: dict[int, Sequence[Span] | None] = {}
         if shown:
             began = time.perf_counter()
-            answers = self.critic([episodes[i] for i in shown])
+            judged = [episodes[i] for i in shown]
+            answers = check_spans(self.critic(judged), judged, self.critic)
             self._seconds += time.perf_counter() - began
             self._calls += 1
-            if len(answers) != len(shown):
-                raise ValueError(f"the critic returned {len(answers)} lists of spans for {len(shown)} episodes")
             marked = dict(zip(shown, answers, strict=True))
             self._skipped += sum(spans is None for spans in answers)
         out = []

@@ -7,8 +7,10 @@ y_{≤j} the text up to the end of segment j:
 
 Departures and choices:
 
-1. S(empty) is 0, as the paper's toxicity of nothing is, so that the return is kept exactly: the first segment gets its whole
-   score. `baseline="empty"` measures S(empty), which is potential-based shaping less a constant; a number sets it;
+1. S(empty) is 0, so that the return is kept exactly: the first segment gets its whole score. The paper's S(empty), minus the
+   toxicity of nothing, is 0 as well; but a score of 1 − toxicity, as Detox's, is 1 of nothing. `baseline=1.0` is the paper's form
+   there: the first segment is paid minus its toxicity, the text its score less 1, one constant a text. `baseline="empty"` measures
+   S(empty), which is potential-based shaping less a constant;
 2. the last segment ends at the last token, EOS included: with `segmenter="whole"` this is the sparse reward;
 3. S(y) is the score that the environment has, not asked again; prefixes are asked about together, for a whole batch.
 
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, ClassVar, Literal
 
 import gymnasium as gym
@@ -53,7 +56,7 @@ class DeltaReward(RewardWrapper):
         env: a text environment.
         scorer: S: a callable, or what the task's `scorer=` takes; default: the task's own scorer.
         segmenter: "sentences", "sub_sentences", "lines", "whole", or a callable text → [(start, end), ...].
-        baseline: S(empty): a number, or "empty": the scorer is asked.
+        baseline: S(empty): a number (the paper's: 1 where the score is 1 − toxicity), or "empty": the scorer is asked.
 
     Raises:
         ValueError: no such segmenter, a segmenter that does not partition its text, a baseline that is neither.
@@ -72,7 +75,8 @@ class DeltaReward(RewardWrapper):
         baseline: float | Literal["empty"] = 0.0,
     ) -> None:
         super().__init__(env)
-        if baseline != "empty" and (isinstance(baseline, (str, bool)) or not math.isfinite(baseline)):
+        given: Any = baseline
+        if given != "empty" and (isinstance(given, bool) or not isinstance(given, Real) or not math.isfinite(given)):
             raise ValueError(f'baseline must be a finite number or "empty", got {baseline!r}')
         task: Task = env.get_wrapper_attr("task")
         self._own = scorer is None

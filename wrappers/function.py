@@ -13,7 +13,7 @@ What needs a whole batch at a time (a model, say) is a class with one method, `R
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -26,7 +26,7 @@ from textenv.reward import RewardWrapper
 
 __all__ = ["FunctionReward", "RewardFromFunction"]
 
-Function = Callable[[Episode], float | ArrayLike | Sequence[Span]]
+Function = Callable[[Episode], float | ArrayLike | Iterable[Span]]
 
 
 class RewardFromFunction:
@@ -34,7 +34,7 @@ class RewardFromFunction:
 
     What the function returns says where it is paid, beside the credit that is there:
 
-    - spans: each token that overlaps a span gets its `reward`;
+    - spans, listed or yielded: each token that overlaps a span gets its `reward`;
     - an array of T numbers: each token its own;
     - one number: the last token, when the text has ended.
 
@@ -109,7 +109,9 @@ class FunctionReward(RewardWrapper):
 
     def _said(self, episode: Episode) -> Any:
         try:
-            return self.function(episode)
+            said: Any = self.function(episode)
+            yields = isinstance(said, Iterable) and not isinstance(said, (str, bytes, Mapping, Sequence))
+            return list(said) if yields and not hasattr(said, "__array__") else said
         except TypeError as error:
             if "gymnasium.Env" in str(error) or "wraps text environments" in str(error):
                 raise TypeError(

@@ -73,7 +73,7 @@ class OnlineReward(RewardWrapper):
             self._step_episode = info["text_episode"]
             total = float(info["text_episode"].rewards.sum())
         else:
-            _, totals = self._payment.credit([], {0: int(action)}, self._so_far)
+            _, totals = self._payment.credit([], {0: int(np.asarray(action).item())}, self._so_far)
             total = totals[0]
         reward = total - self._step_paid
         self._step_paid = total

@@ -87,7 +87,8 @@ class PrinciplesReward(RewardWrapper):
         label: of a named model: the output that is its reward (a logit).
 
     Raises:
-        ValueError: unknown names, no negated wording, fewer principles than k, weights below 0; a reward that is not finite.
+        ValueError: unknown names, no negated wording, fewer principles than k, weights or a seed below 0; a reward that is not
+            finite.
         TypeError: a bare model.
     """
 
@@ -130,6 +131,8 @@ class PrinciplesReward(RewardWrapper):
             raise ValueError(f"mix must lie in [0, 1], got {mix}")
         if draw_by not in ("text", "prompt"):
             raise ValueError(f'draw_by must be "text" or "prompt", got {draw_by!r}')
+        if seed < 0:
+            raise ValueError(f"seed must not be negative, got {seed}")
         refuse_model("model", model, way_out="the directory of a saved one, or a callable (episodes, principles) → rewards")
         self.mix, self.seed, self.draw_by = mix, seed, draw_by
         self.takes_score = mix > 0  # type: ignore[misc]  # the class tells of the defaults

@@ -32,7 +32,7 @@ from textenv.batching import by_length
 from textenv.episode import Episode, Span
 from textenv.judges.encodings import encode
 from textenv.layouts import right_pad
-from textenv.models import load_sequence_classifier, refuse_model
+from textenv.models import check_vocabulary, load_sequence_classifier, refuse_model
 from textenv.reward import RewardWrapper
 from textenv.segments import Segmenter, load_segmenter, settled
 from textenv.task import Task
@@ -81,6 +81,7 @@ class StepClassifier:
             raise ValueError("a model object needs its tokenizer: pass tokenizer=")
         self.tokenizer = load_tokenizer(source if tokenizer is None else tokenizer, need_eos=False, shared=True)
         self.model = load_sequence_classifier(source, device=device, shared=named)
+        check_vocabulary(self.model, self.tokenizer, os.fspath(source) if named else type(source).__name__)
         names = [str(self.model.config.id2label[i]).lower() for i in range(len(self.model.config.id2label))]
         worth = {label.lower(): float(value) for label, value in values.items()}
         if set(names) - set(worth):

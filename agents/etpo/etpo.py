@@ -36,7 +36,7 @@ from stable_baselines3.common.utils import FloatSchedule
 from torch import Tensor, nn
 from torch.nn.functional import huber_loss
 
-from textenv.agents.checks import above, at_least, within
+from textenv.agents.checks import above, at_first, at_least, within
 from textenv.agents.etpo.soft_q import NEVER, soft_targets, soft_values
 from textenv.agents.learner import Learner
 from textenv.agents.policy import LMPolicy
@@ -107,7 +107,7 @@ class ETPO(Learner):
         tau: float = 0.005,
         huber_delta: float = 10.0,
         max_grad_norm: float = 10.0,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         tensorboard_log: str | None = None,
         seed: int | None = None,
         device: str | torch.device = "auto",
@@ -119,7 +119,7 @@ class ETPO(Learner):
     ) -> None:
         at_least(1, n_episodes=n_episodes, batch_size=batch_size, n_epochs=n_epochs, micro_batch_size=micro_batch_size)
         above(0, kl_coef=kl_coef, huber_delta=huber_delta, max_grad_norm=max_grad_norm)
-        within(0, float("inf"), learning_rate=learning_rate, critic_learning_rate=critic_learning_rate)
+        within(0, float("inf"), learning_rate=at_first(learning_rate), critic_learning_rate=at_first(critic_learning_rate))
         within(0, 1, gamma=gamma, td_lambda=td_lambda, tau=tau)
         super().__init__(
             policy, env, reference=reference or True, temperature=temperature, tensorboard_log=tensorboard_log, seed=seed,
@@ -163,7 +163,7 @@ class ETPO(Learner):
                 timing = Timing()
                 episodes = rollout(self.env, self.policy, self.n_episodes, self.generator, timing=timing)
                 self.num_timesteps += sum(map(len, episodes))
-                if not run.step(episodes=episodes):
+                if not run.step(texts=len(episodes), episodes=episodes):
                     break
                 run.calls.on_rollout_end()
                 sampled = time.perf_counter()

@@ -8,11 +8,12 @@ A text ends with its last token, by EOS or by its budget: nothing is bootstrappe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-__all__ = ["gae", "whiten"]
+__all__ = ["gae", "scaled", "whiten"]
 
 
 def gae(
@@ -49,6 +50,21 @@ def whiten(x: Tensor) -> Tensor:
     rounding of log-probabilities (1e-6), which should not be blown up to one (Stable-Baselines3 adds 1e-8).
     """
     return (x - x.mean()) / x.std().clamp(min=1e-5) if len(x) > 1 else x
+
+
+def scaled(x: Tensor, by: Literal["std", "sqrt_std"] = "std") -> Tensor:
+    """x / standard deviation over all tokens of the batch, the mean left alone; (N,). The whitening of *rewards*.
+
+    Ziegler et al. 2019 (arXiv 1909.08593) divide r_t so before GAE; Fine-Grained RLHF (Wu et al. 2023, arXiv 2306.01693) means to.
+    Its released code divides by the square root of the standard deviation: `by="sqrt_std"`.
+
+    >>> scaled(torch.tensor([0.0, 9.0, 18.0])).tolist(), scaled(torch.tensor([0.0, 9.0, 18.0]), "sqrt_std").tolist()
+    ([0.0, 1.0, 2.0], [0.0, 3.0, 6.0])
+    """
+    if len(x) < 2:
+        return x
+    deviation = x.std().clamp(min=1e-5)
+    return x / (deviation if by == "std" else deviation.sqrt())
 
 
 def _pad(flat: Tensor, lengths: Sequence[int]) -> Tensor:

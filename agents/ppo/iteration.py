@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from textenv.agents.distributed.sharding import sharded
 from textenv.agents.engines.protocol import RolloutEngine
 from textenv.agents.learner import Learner
 from textenv.agents.policy import LMPolicy
-from textenv.agents.ppo.advantages import gae, whiten
+from textenv.agents.ppo.advantages import gae, scaled, whiten
 from textenv.agents.ppo.aggregation import Aggregation
 from textenv.agents.ppo.batch import TokenBatch, log_train, token_indices
 from textenv.agents.ppo.estimators import ESTIMATORS, group_advantages, returns_to_go
@@ -80,6 +80,7 @@ class PPOIteration(Learner):
     gamma: float
     gae_lambda: float
     normalize_advantage: bool
+    whiten_rewards: Literal["std", "sqrt_std"] | None
     loss_aggregation: str
     ent_coef: float
     vf_coef: float
@@ -118,6 +119,8 @@ class PPOIteration(Learner):
         rewards = torch.from_numpy(np.concatenate([e.rewards for e in episodes])).to(log_probs)
         if self.kl_in == "reward":
             rewards = rewards - self.kl.value * kl_estimate(log_ratio, self.kl_estimator)
+        if self.whiten_rewards:
+            rewards = scaled(rewards, self.whiten_rewards)
         advantages, returns = self._advantages(rewards, values, [len(e) for e in episodes], groups)
         if self.normalize_advantage:
             advantages = whiten(advantages)

@@ -20,6 +20,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from textenv.agents.checks import above, within
+
 __all__ = ["KL_ESTIMATORS", "KLCoefficient", "kl_estimate"]
 
 KL_ESTIMATORS = ("k1", "k2", "k3")
@@ -64,13 +66,14 @@ class KLCoefficient:
         initial: the coefficient to begin with.
         target: the KL per text (nats) to be kept; None: the coefficient is fixed.
         horizon: episodes over which it adapts.
+
+    Raises:
+        ValueError: `kl_coef` below 0, `kl_target` or `kl_horizon` not above it.
     """
 
     def __init__(self, initial: float, *, target: float | None = None, horizon: float = 10_000) -> None:
-        if initial < 0:
-            raise ValueError(f"kl_coef must not be negative, got {initial}")
-        if target is not None and target <= 0:
-            raise ValueError(f"kl_target must be above 0, got {target}; pass None for a fixed coefficient")
+        within(0, float("inf"), kl_coef=initial)
+        above(0, kl_target=target, kl_horizon=horizon)
         self.value, self.target, self.horizon = initial, target, horizon
 
     def update(self, kl: float, episodes: int) -> None:

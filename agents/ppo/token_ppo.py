@@ -18,29 +18,31 @@ is as in the estimator's paper (`textenv.agents.ppo.estimators.ESTIMATORS`).
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import torch
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 
-from textenv.agents.checks import above, at_least, one_of, within
+from textenv.agents.checkpoint import load_optimizer
+from textenv.agents.checks import one_of
 from textenv.agents.distributed.sharding import gathered, shard
 from textenv.agents.engines.gap import met
 from textenv.agents.engines.protocol import RolloutEngine
 from textenv.agents.learner import Learner
 from textenv.agents.policy import LMPolicy
-from textenv.agents.ppo.aggregation import AGGREGATIONS
 from textenv.agents.ppo.batch import log_rollout
-from textenv.agents.ppo.estimators import ESTIMATORS, LEVELS
+from textenv.agents.ppo.estimators import ESTIMATORS
 from textenv.agents.ppo.iteration import PPOIteration
-from textenv.agents.ppo.kl import KL_ESTIMATORS, KLCoefficient, kl_estimate
+from textenv.agents.ppo.kl import KLCoefficient, kl_estimate
 from textenv.agents.ppo.nlpo import NLPO, MaskedPolicy
-from textenv.agents.ppo.value_model import ValueModel, adam, fitting_head
+from textenv.agents.ppo.settings import check_settings
+from textenv.agents.ppo.value_model import ValueModel, adam, saved_order, with_fitting_head, with_value
 from textenv.agents.rollout import Timing, rollout_groups
 from textenv.precision import Precision
 
@@ -79,6 +81,8 @@ class TokenPPO(PPOIteration):
         dynamic_sampling: how many times groups whose scores are all equal are sampled again (DAPO).
         gamma, gae_lambda: γ, λ.
         normalize_advantage: whiten advantages over all tokens of the batch. Default: the estimator's ("gae": yes).
+        whiten_rewards: divide r_t by its deviation over the batch ("std"), or by the root of that ("sqrt_std", as Fine-Grained
+            RLHF's code does); the share that the KL has of r_t stays (`textenv.agents.ppo.advantages.scaled`).
         clip_range_high: the upper clip (clip-higher); None: `clip_range`.
         loss_aggregation: "token", "sequence" or "constant" (`textenv.agents.ppo.aggregation`). Default: the estimator's.
         ent_coef, vf_coef, max_grad_norm: as in Stable-Baselines3. With its 0.5 for vf_coef the value's gradient outweighs
@@ -90,8 +94,9 @@ class TokenPPO(PPOIteration):
         reference: the policy to stay near, or what one is made from; default: the policy as it is now.
         reference_sync_every: iterations after which the reference becomes the policy; None: never.
         reference_mixing: α of π_ref ← α π + (1 − α) π_ref, weight by weight, at these times.
-        value_model: None: a network that reads the states of the policy and leaves them as they are (`textenv.agents.value_head`);
-            "shared": a linear head that changes the trunk; "separate": a copy of the policy; or a language model, or its name.
+        value_model: None, or "states": a network that reads the states of the policy and leaves them as they are
+            (`textenv.agents.value_head`); "shared": a linear head that changes the trunk; "separate": a copy of the policy; or a
+            language model, or its name.
         value_learning_rate: of the head or of the separate model. Default: 1e-3 for the network, else `learning_rate`.
         value_warmup: iterations in which the value alone learns.
         nlpo: `NLPO(top_p, refresh_every)`: sample under the top-p mask of a lagged policy.
@@ -116,7 +121,7 @@ class TokenPPO(PPOIteration):
         "advantage", "advantage_level", "group_size", "dynamic_sampling", "gamma", "gae_lambda", "normalize_advantage",
         "clip_range", "clip_range_high", "clip_range_vf", "loss_aggregation", "ent_coef", "vf_coef", "max_grad_norm", "target_kl",
         "kl_target", "kl_horizon", "kl_in", "kl_estimator", "reference_sync_every", "reference_mixing", "value_learning_rate",
-        "value_warmup", "recompute_log_probs", "engine_is_cap",
+        "value_warmup", "recompute_log_probs", "engine_is_cap", "whiten_rewards",
     )  # fmt: skip
 
     def __init__(
@@ -138,6 +143,7 @@ class TokenPPO(PPOIteration):
         gamma: float = 1.0,
         gae_lambda: float = 0.95,
         normalize_advantage: bool | None = None,
+        whiten_rewards: Literal["std", "sqrt_std"] | None = None,
         clip_range: float | Schedule = 0.2,
         clip_range_high: float | Schedule | None = None,
         clip_range_vf: float | Schedule | None = None,
@@ -164,13 +170,14 @@ class TokenPPO(PPOIteration):
         gradient_checkpointing: bool = False,
         frozen_layers: int = 0,
         precision: Precision = "auto",
-        temperature: float = 1.0,
+        temperature: float | None = None,
         tensorboard_log: str | None = None,
         seed: int | None = None,
         device: str | torch.device = "auto",
         verbose: int = 0,
         distributed: str = "auto",
     ) -> None:
+        value_model = None if value_model in (False, "states") else value_model
         one_of(ESTIMATORS, advantage=advantage)
         one_of(("auto", "ddp", "fsdp2"), distributed=distributed)
         usual = ESTIMATORS[advantage]
@@ -191,8 +198,8 @@ class TokenPPO(PPOIteration):
         self.value_learning_rate, self.value_warmup = value_learning_rate, value_warmup
         self.nlpo = NLPO(**nlpo) if isinstance(nlpo, Mapping) else nlpo
         self.kl = KLCoefficient(kl_coef, target=kl_target, horizon=kl_horizon)
-        self.engine_is_cap = engine_is_cap
-        self._check(value_model, engine)
+        self.whiten_rewards, self.engine_is_cap = whiten_rewards, engine_is_cap
+        check_settings(self, value_model, engine)
         super().__init__(
             policy, env, reference=reference or True, temperature=temperature, tensorboard_log=tensorboard_log, seed=seed,
             device=device, verbose=verbose, lora=lora, gradient_checkpointing=gradient_checkpointing, precision=precision,
@@ -200,12 +207,12 @@ class TokenPPO(PPOIteration):
         )  # fmt: skip
         if self.reference_mixing < 1 and _shapes(self.reference) != _shapes(self.policy):
             raise ValueError(f"reference_mixing={reference_mixing} mixes like weights, which this reference has not; leave it at 1")
-        on_policy = value_model in (None, False, "shared")
+        on_policy = value_model in (None, "shared")
         self.value_model = None if on_policy else ValueModel(value_model, self.policy, env)
         if on_policy and self.learns_value:
-            self.policy.value_head = fitting_head(self.policy, shared=value_model == "shared")
+            self.policy = with_fitting_head(self.policy, shared=value_model == "shared")
         self._distribute(distributed, alone=engine is not None or self.nlpo is not None)
-        self.engine: RolloutEngine = self.policy if engine is None else engine
+        self.engine: RolloutEngine = self.policy if engine is None or engine is policy else engine
         self.sampler = self.engine if self.nlpo is None else MaskedPolicy(self.policy, self.nlpo)
         self.optimizer = adam(self.policy, self.value_model, self.rates(1.0))
         self.n_trained = 0
@@ -245,7 +252,7 @@ class TokenPPO(PPOIteration):
                 if isinstance(self.sampler, MaskedPolicy):
                     self.sampler.share(self.world)
                 self.num_timesteps += tokens
-                if not run.step(episodes=episodes):
+                if not run.step(texts=len(episodes), episodes=episodes):
                     break
                 run.calls.on_rollout_end()
                 sampled = time.perf_counter()
@@ -280,41 +287,6 @@ class TokenPPO(PPOIteration):
             if network is not None:
                 shard(network, self.world.device)
 
-    def _check(self, value_model: Any, engine: RolloutEngine | None) -> None:
-        """Refuse settings that cannot be, before anything is loaded."""
-        at_least(1, n_episodes=self.n_episodes, batch_size=self.batch_size, n_epochs=self.n_epochs, group_size=self.group_size)
-        at_least(1, reference_sync_every=self.reference_sync_every, micro_batch_tokens=self.micro_batch_tokens)
-        at_least(1, micro_batch_size=self.micro_batch_size)
-        at_least(0, dynamic_sampling=self.dynamic_sampling, value_warmup=self.value_warmup)
-        within(0, float("inf"), learning_rate=self.learning_rate)
-        within(0, 1, gamma=self.gamma, gae_lambda=self.gae_lambda)
-        above(0, max_grad_norm=self.max_grad_norm)
-        one_of(LEVELS, advantage_level=self.advantage_level)
-        one_of(AGGREGATIONS, loss_aggregation=self.loss_aggregation)
-        one_of(("reward", "loss"), kl_in=self.kl_in)
-        one_of(KL_ESTIMATORS, kl_estimator=self.kl_estimator)
-        size, name = self.group_size, self.advantage
-        if ESTIMATORS[name].compares and size < 2:
-            raise ValueError(f"advantage={name!r} compares the texts of one prompt: group_size must be at least 2, got {size}")
-        if self.n_episodes % size:
-            raise ValueError(f"n_episodes={self.n_episodes} is no multiple of group_size={size}; lower one of them")
-        if self.dynamic_sampling and size < 2:
-            raise ValueError(f"dynamic_sampling={self.dynamic_sampling} needs texts to compare: group_size must be at least 2")
-        if not 0 < self.reference_mixing <= 1:
-            raise ValueError(f"reference_mixing must lie in (0, 1], got {self.reference_mixing}; 1 takes the policy as it is")
-        if name == "gae" and self.advantage_level != "token":
-            raise ValueError(f"advantage_level={self.advantage_level!r}: GAE is an estimate for each token; try advantage='rloo'")
-        given = {"value_model": value_model, "value_learning_rate": self.value_learning_rate, "value_warmup": self.value_warmup}
-        for setting, value in given.items():
-            if value and not self.learns_value:
-                raise ValueError(f"{setting}={value!r}, but advantage={name!r} learns no value; leave it out, or use 'gae'")
-        if engine is not None and self.nlpo is not None:
-            raise ValueError("nlpo samples under a mask that an engine does not know; leave one of the two out")
-        if self.engine_is_cap is not None and (engine is None or self.engine_is_cap < 1):
-            raise ValueError(f"engine_is_cap={self.engine_is_cap} weights the texts of an engine=, by at most a number from 1 on")
-        if self.kl_in == "loss" and self.kl_estimator == "k1":
-            warnings.warn("the gradient of k1 in the loss has mean zero, so it keeps nothing near: use 'k2' or 'k3'", stacklevel=3)
-
     # --- Checkpoints ---------------------------------------------------------------------------------------------
 
     @property
@@ -333,17 +305,34 @@ class TokenPPO(PPOIteration):
 
     def _state(self) -> dict[str, Any]:
         state = super()._state()
-        if self.value_model is not None:
-            state["settings"]["value_model"] = self.value_model.source
-        elif self.learns_value and not self.value_apart:
-            state["settings"]["value_model"] = "shared"
+        if (kind := self._value_kind) is not None:
+            state["settings"]["value_model"] = kind
         state["settings"]["nlpo"] = None if self.nlpo is None else asdict(self.nlpo)
         state["counters"]["n_trained"] = self.n_trained
         return {**state, "kl_coef": self.kl.value}
 
+    @classmethod
+    def _completed(cls, saved: dict[str, Any], policy: LMPolicy) -> dict[str, Any]:
+        return with_value(saved, policy)
+
+    def _load_optimizer(self, path: str | os.PathLike[str], saved: dict[str, Any]) -> None:
+        """The optimizer's state; a value of another kind than the saved one begins anew."""
+        was, now = saved.get("value_model"), self._value_kind
+        order = saved_order(self.policy, was, now)
+        if order is not None and self.learns_value:
+            warnings.warn(f"{path} was saved with value_model={was!r}, not {now!r}: the value begins anew", stacklevel=3)
+        load_optimizer(path, self.optimizer, self.generator, order)
+
     def _restore(self, state: dict[str, Any]) -> None:
         super()._restore(state)
-        self.kl.value = state["kl_coef"]
+        self.kl.value = state.get("kl_coef", self.kl.value)
+
+    @property
+    def _value_kind(self) -> str | None:
+        """By what `value_model` another agent has a value of the same kind."""
+        if self.value_model is not None:
+            return self.value_model.source
+        return "shared" if self.learns_value and not self.value_apart else None
 
 
 def _shapes(policy: LMPolicy) -> list[torch.Size]:

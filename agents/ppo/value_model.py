@@ -25,12 +25,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from textenv.agents.policy import LMPolicy
+from textenv.agents.ppo.estimators import ESTIMATORS
 from textenv.agents.reading import read_texts
 from textenv.agents.value_head import ValueHead, linear_head
 from textenv.generation import ActionRule
 from textenv.models import headless
 
-__all__ = ["ValueModel", "adam", "fitting_head"]
+__all__ = ["ValueModel", "adam", "saved_order", "with_fitting_head", "with_value"]
 
 Ids = NDArray[np.int64]
 GIVEN = "given as a model"
@@ -94,12 +95,18 @@ class ValueModel(nn.Module):
         return values
 
 
-def fitting_head(policy: LMPolicy, *, shared: bool) -> nn.Linear:
-    """The policy's value head where it is of the wanted kind, else a new one."""
-    head = policy.value_head
-    if isinstance(head, ValueHead) != shared:
-        return head
-    return linear_head(policy.width, policy.device) if shared else ValueHead(policy.width, policy.device)
+def with_fitting_head(policy: LMPolicy, *, shared: bool) -> LMPolicy:
+    """The policy with a value head of the wanted kind: its own, or a new one.
+
+    Where an agent learns the head of the other kind that it has, another `LMPolicy` over the same model gets the new one.
+    """
+    if isinstance(policy.value_head, ValueHead) == shared:
+        if policy.value_taken:
+            model, policy = policy, copy.copy(policy)
+            policy._modules = {**model._modules}
+        policy.value_head = linear_head(policy.width, policy.device) if shared else ValueHead(policy.width, policy.device)
+    policy.value_taken = True
+    return policy
 
 
 def adam(policy: LMPolicy, value_model: ValueModel | None, rates: Sequence[float]) -> torch.optim.Optimizer:
@@ -116,3 +123,28 @@ def adam(policy: LMPolicy, value_model: ValueModel | None, rates: Sequence[float
     groups = [[p for p in policy.parameters() if id(p) not in learned], list(value.parameters())]
     named = [{"params": group, "lr": rate} for group, rate in zip(groups, [rates[0], rates[-1]], strict=True)]
     return torch.optim.Adam(named, lr=rates[0], eps=1e-5, fused=True)
+
+
+def with_value(saved: dict[str, Any], policy: LMPolicy) -> dict[str, Any]:
+    """The settings of a saved agent; where they do not tell which value it learned, its head does.
+
+    Before there was a `ValueHead`, the default was a linear head on the trunk, and had no name.
+    """
+    untold = "value_model" not in saved and ESTIMATORS[saved.get("advantage", "gae")].learns_value
+    return {**saved, "value_model": "shared"} if untold and not isinstance(policy.value_head, ValueHead) else saved
+
+
+def saved_order(policy: LMPolicy, was: str | None, now: str | None) -> list[nn.Parameter] | None:
+    """Of whose parameters an optimizer on disk has its first tensors, where the value is of another kind now: the model's.
+
+    Args:
+        was, now: `value_model` when the agent was saved, and now.
+
+    Returns:
+        None: of the same kind; all tensors fit.
+    """
+    kinds = [kind if kind in (None, "shared") else "model" for kind in (was, now)]
+    if kinds[0] == kinds[1]:
+        return None
+    common = was == "separate" and (policy.adapted or policy.frozen is not None)  # what does not learn stood with the copy's
+    return [p for p in policy.model.parameters() if p.requires_grad or not common]

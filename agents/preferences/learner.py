@@ -23,7 +23,6 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal, Self
 
 import gymnasium as gym
@@ -31,12 +30,12 @@ import numpy as np
 import torch
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 
-from textenv.agents.checks import above, at_least, within
+from textenv.agents.checks import above, at_first, at_least, within
 from textenv.agents.learner import Learner, Run
 from textenv.agents.policy import LMPolicy
 from textenv.agents.preferences.losses import Base, PreferenceLoss
 from textenv.agents.preferences.objective import PairObjective, Prepared
-from textenv.agents.preferences.pairs import Pair, SampledPairs, read_for, reading_rule, sample_pairs
+from textenv.agents.preferences.pairs import Pair, SampledPairs, read_for, reading_rule, sample_pairs, with_explored
 from textenv.agents.preferences.token_regularization import TokenSource, load_token_source
 from textenv.agents.rollout import Timing
 from textenv.fitting.training import learning_rate_factor
@@ -115,7 +114,7 @@ class PreferenceLearner(Learner):
         lora: Any = None,
         gradient_checkpointing: bool = False,
         precision: Precision = "auto",
-        temperature: float = 1.0,
+        temperature: float | None = None,
         tensorboard_log: str | None = None,
         seed: int | None = None,
         device: str | torch.device = "auto",
@@ -123,7 +122,7 @@ class PreferenceLearner(Learner):
     ) -> None:
         at_least(1, n_prompts=n_prompts, n_epochs=n_epochs, batch_size=batch_size, micro_batch_size=micro_batch_size)
         at_least(2, n_samples=n_samples)
-        within(0, float("inf"), learning_rate=learning_rate, weight_decay=weight_decay)
+        within(0, float("inf"), learning_rate=at_first(learning_rate), weight_decay=weight_decay)
         above(0, max_grad_norm=max_grad_norm)
         if env is None and pairs is None:
             raise ValueError("give pairs= (a file, rows), or env=, a text environment in which pairs are sampled and ranked")
@@ -133,10 +132,13 @@ class PreferenceLearner(Learner):
         self.treg_alpha, self.treg_weight, self.token_source, self.selm_alpha = treg_alpha, treg_weight, token_source, selm_alpha
         base = PreferenceLoss(loss, (2.0 if loss == "simpo" else 0.1) if beta is None else beta, gamma_ratio, tdpo_alpha)
         self.objective = PairObjective(base, treg_alpha, selm_alpha, treg_weight)
+        needed = self.objective.needs_reference or (treg_alpha > 0 and not callable(token_source))
+        if update_reference and (pairs is not None or not (needed or reference)):
+            why = f"loss={loss!r} reads no reference" if pairs is None else "pairs that are given make no rounds"
+            raise ValueError(f"update_reference=True begins each round with a new reference, but {why}; leave it out")
         model: dict[str, Any] = {"lora": lora, "gradient_checkpointing": gradient_checkpointing, "precision": precision}
         made = policy if isinstance(policy, LMPolicy) else LMPolicy(policy, temperature=temperature, device=device, **model)
         self.reading, self.pairs = read_for(pairs, columns, env, made, max_new_tokens)
-        needed = self.objective.needs_reference or (treg_alpha > 0 and not callable(token_source))
         super().__init__(
             made, env, rule=self.reading.action_rule, reference=reference or needed or None, tensorboard_log=tensorboard_log,
             seed=seed, verbose=verbose, **(model if made is policy else {}),
@@ -208,7 +210,7 @@ class PreferenceLearner(Learner):
             batch = [self._prepared[i] for i in rows]
             self._update(batch, 1.0 - run.remaining)
             self.num_timesteps += sum(len(one.pair) for one in batch)
-            going = run.step(pairs=[one.pair for one in batch]) and self.num_timesteps < run.total
+            going = run.step(texts=2 * len(batch), pairs=[one.pair for one in batch]) and self.num_timesteps < run.total
             run.iterated(log_interval)
 
     def _rounds(self, run: Run) -> None:
@@ -226,10 +228,11 @@ class PreferenceLearner(Learner):
             orders, size = [self._shuffled(prepared) for _ in range(self.n_epochs)], self.batch_size
             batches = [[prepared[i] for i in order[at : at + size]] for order in orders for at in range(0, len(order), size)]
             end, sampled = max(run.total, self.num_timesteps), self.num_timesteps - begun
-            going = bool(batches) or run.step(pairs=[], episodes=found.episodes)
+            going = bool(batches) or run.step(texts=len(found.episodes), pairs=[], episodes=found.episodes)
             for k, batch in enumerate(batches):
                 self._update(batch, (begun + sampled * k / len(batches)) / end)
-                going = run.step(pairs=[one.pair for one in batch], episodes=found.episodes)
+                new = 0 if k else len(found.episodes)
+                going = run.step(texts=new, pairs=[one.pair for one in batch], episodes=found.episodes)
                 if not going:
                     break
             run.iterated(1)
@@ -302,19 +305,12 @@ class PreferenceLearner(Learner):
     def _prepare(self, pairs: Sequence[Pair]) -> list[Prepared]:
         """What is frozen about pairs: explored texts, the reference's log-probabilities, token rewards."""
         if self.selm_alpha:
-            pairs = self._with_explored(pairs)
+            assert self.reference is not None  # SELM is made with one
+            pairs = with_explored(pairs, self.reference, self.rule, self.reading)
         if self.treg_alpha and self._source is None:
             self._source = load_token_source(self.token_source, self.reading, self.reference or self.policy)
         size = 2 * self.micro_batch_size
         return self.objective.prepare(pairs, self.reference, self._source, self._reading_rule, size)
-
-    def _with_explored(self, pairs: Sequence[Pair]) -> list[Pair]:
-        """Pairs with what the reference writes greedily after each prompt."""
-        assert self.reference is not None  # SELM is made with one
-        missing = [pair.chosen for pair in pairs if pair.explored is None]
-        written = iter(self.reference.generate([text.prompt_tokens for text in missing], self.rule, None))
-        read = self.reading.episode
-        return [p if p.explored is not None else replace(p, explored=read(p.chosen.prompt, next(written))) for p in pairs]
 
     # --- Checkpoints -------------------------------------------------------------------------------------------------
 
@@ -325,6 +321,7 @@ class PreferenceLearner(Learner):
         except TypeError:  # a model or a function somewhere inside
             state["settings"]["token_source"] = None
         state["settings"].setdefault("token_source", None)
+        state["schedules"] = [name for name in state["schedules"] if name != "token_source"]
         return {**state, "order": self._order}
 
     def _restore(self, state: dict[str, Any]) -> None:

@@ -34,7 +34,7 @@ from textenv.generation import ActionRule
 from textenv.layouts import prompt_ids
 from textenv.task import Critic, Scorer, Task
 
-__all__ = ["Pair", "SampledPairs", "load_pairs", "read_for", "reading_rule", "sample_pairs"]
+__all__ = ["Pair", "SampledPairs", "load_pairs", "read_for", "reading_rule", "sample_pairs", "with_explored"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +154,14 @@ def reading_rule(rule: ActionRule, pairs: Sequence[Pair]) -> ActionRule:
     texts = [text for pair in pairs for text in (pair.chosen, pair.rejected)]
     early = any(text.finish_reason == "stop" and len(text) <= rule.min_new_tokens for text in texts)
     return replace(rule, min_new_tokens=0) if early else rule
+
+
+def with_explored(pairs: Sequence[Pair], explorer: LMPolicy, rule: ActionRule, reading: Any) -> list[Pair]:
+    """Pairs with what the explorer writes greedily after each prompt, as the environment `reading` reads it."""
+    missing = [pair.chosen for pair in pairs if pair.explored is None]
+    written = iter(explorer.generate([text.prompt_tokens for text in missing], rule, None))
+    read = reading.episode
+    return [p if p.explored is not None else replace(p, explored=read(p.chosen.prompt, next(written))) for p in pairs]
 
 
 def _encoded(pairs: Sequence[PreferencePair], env: gym.Env[Any, Any], policy: LMPolicy, *, skipped: int = 0) -> list[Pair]:

@@ -1,7 +1,7 @@
 """How much better the credit that follows a token is than what the data's own policy got on average: A_t = G_t − V^β(s_t).
 
 The behaviour value of ReST's offline losses (Gulcehre et al. 2023, arXiv 2308.08998, appendix A.8.4): a copy of the policy with a
-value head, fitted once to the Monte-Carlo returns of all grown data, filtered or not. No bootstrapping, no importance weights.
+new value head, fitted once to the Monte-Carlo returns of all grown data, filtered or not. No bootstrapping, no importance weights.
 Forward passes read `micro_batch_size` texts, whatever the size of a minibatch.
 """
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from textenv.agents.policy import LMPolicy
+from textenv.agents.value_head import linear_head
 from textenv.batching import by_length, pass_tokens
 from textenv.episode import Episode
 from textenv.fitting.training import fit
@@ -55,6 +56,7 @@ def behaviour_advantages(
         FloatingPointError: the fit diverged.
     """
     critic = policy.copy()
+    critic.value_head = linear_head(critic.width, critic.device)  # one that only reads the states would leave the copy as it is
     returns = [discounted(episode.rewards, gamma) for episode in episodes]
 
     def batches() -> Iterator[list[int]]:

@@ -134,7 +134,7 @@ class ReST(GrowAndImprove):
         eval_every: int | None = None,
         patience: int | None = None,
         eval_prompts: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         tensorboard_log: str | None = None,
         seed: int | None = None,
         device: str | torch.device = "auto",

@@ -126,7 +126,7 @@ class GrowAndImprove(Learner):
         for part in grow(self.env, self.policy, asked, self.generator, **options):
             samples += part
             self.num_timesteps += sum(map(len, part))
-            going = run.step(episodes=part, improved=None)
+            going = run.step(texts=len(part), episodes=part, improved=None)
             if not going and len(samples) < len(asked):
                 return False
         run.calls.on_rollout_end()
@@ -224,7 +224,7 @@ class GrowAndImprove(Learner):
             self._measure()
             over = over or (self.patience is not None and here.stale >= self.patience)
         run.iterated(log_interval)
-        return self._end(run) if over else run.step(episodes=None, improved=None)
+        return self._end(run) if over else run.step(texts=0, episodes=None, improved=None)
 
     def _rows(self) -> list[int]:
         """The next minibatch, from passes over what is kept, each in a new order."""
@@ -272,4 +272,4 @@ class GrowAndImprove(Learner):
         self.logger.dump(self.num_timesteps)
         here.next_improve(last=here.improve + 1 == len(self.levels))
         self._best = {}
-        return run.step(episodes=None, improved=entry)
+        return run.step(texts=0, episodes=None, improved=entry)

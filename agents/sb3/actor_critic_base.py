@@ -26,10 +26,11 @@ from stable_baselines3.common.utils import get_device
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
+from textenv.agents.lora import open_model
 from textenv.agents.policy import Evaluated, LMPolicy
 from textenv.agents.value_head import head_like
 from textenv.generation import ActionRule, sample
-from textenv.models import load_language_model, quiet_files
+from textenv.models import quiet_files
 from textenv.precision import Precision
 from textenv.saving import atomic_directory
 from textenv.states import PrefixCache, read_states
@@ -194,8 +195,8 @@ class LanguageModelActing:
         """Write a directory of safetensors and JSON; `model=directory` and `load(directory)` read it. No pickle."""
         spaces = {"vocabulary": int(self.observation_space.high.max()) + 1, "width": self._width, "choices": self._choices}
         content = {"policy": type(self).__name__, **spaces, **self._settings, "dtype": str(self._dtype).removeprefix("torch.")}
-        with atomic_directory(path) as scratch, quiet_files():
-            self.lm.model.save_pretrained(scratch)
+        with atomic_directory(path, keep=True) as scratch, quiet_files():
+            self.lm.write(scratch, Path(path))
             save_file({k: v.contiguous() for k, v in self.lm.value_head.state_dict().items()}, scratch / _HEAD)
             (scratch / _FILE).write_text(json.dumps(content, indent=2), encoding="utf-8")
 
@@ -246,7 +247,7 @@ def _language_model(source: Source, dtype: torch.dtype) -> Any:
     if isinstance(source, PretrainedConfig):
         model = AutoModelForCausalLM.from_config(source)
     elif isinstance(source, (str, os.PathLike)):
-        model = load_language_model(source, dtype=dtype, device="cpu")
+        model = open_model(source, dtype=dtype, device="cpu")
     else:
         make: Any = source
         model = make()

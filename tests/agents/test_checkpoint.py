@@ -68,6 +68,12 @@ def test_a_schedule_is_given_again(tmp_path: Path) -> None:
     assert two.learning_rate(0.5) == 0.01
 
 
+def test_a_schedule_that_is_not_given_again_is_named(tmp_path: Path) -> None:
+    agent(learning_rate=lambda left: 0.01 * left, clip_range=lambda left: 0.2).save(tmp_path / "a")
+    with pytest.raises(ValueError, match=r"clip_range was a function, .*load\(\.\.\., clip_range=\.\.\.\)"):
+        TokenPPO.load(tmp_path / "a", environment(), learning_rate=1e-3)
+
+
 @pytest.mark.parametrize("model", ["llama", "gpt2"])
 def test_the_directory_is_an_ordinary_saved_model(tmp_path: Path, model: str) -> None:
     one = agent(getattr(worlds, model)()).learn(1)
@@ -156,6 +162,19 @@ def test_saving_again_after_loading_keeps_the_reference(tmp_path: Path) -> None:
     two = TokenPPO.load(tmp_path / "a", environment())
     two.save(tmp_path / "a")
     assert worlds.same_weights(TokenPPO.load(tmp_path / "a", environment()).reference.model, worlds.llama())
+
+
+def test_files_beside_an_agent_outlive_its_saves_and_its_adapter_does_not(tmp_path: Path) -> None:
+    directory = tmp_path / "a"
+    directory.mkdir()
+    (directory / "notes.md").write_text("mine")
+    one = agent(lora=2)
+    one.save(directory)
+    one.save(directory)
+    assert worlds.same_weights(TokenPPO.load(directory, environment()).policy, one.policy)
+    one.policy.merged().save_pretrained(directory)
+    assert (directory / "notes.md").read_text() == "mine"
+    assert not [name for name in ("adapter_config.json", "base", "agent.json") if (directory / name).exists()]
 
 
 def test_a_failure_while_saving_leaves_the_last_checkpoint_whole(tmp_path: Path) -> None:

@@ -51,6 +51,14 @@ def test_a_judge_scores_instead_of_the_environment() -> None:
     assert out.metrics["mean_score"] == pytest.approx(0.7)
 
 
+def test_a_saved_agent_writes_what_it_wrote_at_its_own_temperature(tmp_path: Path) -> None:
+    agent = TokenPPO(worlds.llama(), env(), temperature=0.5)
+    agent.save(tmp_path)
+    texts = [[e.text for e in evaluate(policy, env(), k=4).episodes] for policy in (agent, tmp_path, LMPolicy(tmp_path))]
+    assert texts[0] == texts[1] == texts[2]
+    assert LMPolicy(tmp_path, temperature=1.0).temperature == 1.0
+
+
 @pytest.mark.parametrize(
     ("judge", "message"), [(lambda e: [0.5], "1 scores for 3"), (lambda e: [float("nan")] * 3, "nan for episode 0")]
 )

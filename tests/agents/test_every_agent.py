@@ -12,8 +12,9 @@ import pytest
 import torch
 from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, PPO
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, LogEveryNTimesteps, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import Logger
 
 from tests import worlds
 from tests.worlds import BYTES, VOCABULARY, make
@@ -201,6 +202,26 @@ def test_an_interrupted_run_can_be_saved_loaded_and_gone_on_with(name: str, tmp_
     assert (one.num_timesteps, one.n_updates) == (two.num_timesteps, two.n_updates)
 
 
+# --- Stable-Baselines3's callbacks ---------------------------------------------------------------------------------------
+
+
+@EVERY
+def test_a_run_can_stop_after_so_many_texts(name: str) -> None:
+    one, stop = LEARNERS[name](LMPolicy(worlds.llama(), BYTES), world()), StopTrainingOnMaxEpisodes(2)
+    one.learn(10_000, callback=stop)
+    assert (one.num_timesteps < 100, stop.n_calls) == (True, 1)
+    assert 2 <= stop.n_episodes <= 9  # whole batches
+
+
+@EVERY
+def test_the_log_can_be_written_every_so_many_timesteps(name: str) -> None:
+    one, memory = LEARNERS[name](LMPolicy(worlds.llama(), BYTES), world()), worlds.Memory()
+    one.set_logger(Logger(None, [memory]))
+    one.learn(100, callback=LogEveryNTimesteps(10), log_interval=None)
+    assert len(memory.rows) > 1
+    assert {"time/fps", "time/total_timesteps"} <= memory.rows[0].keys()
+
+
 # --- Settings that cannot be meant ---------------------------------------------------------------------------------------
 
 KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -229,6 +250,13 @@ def test_a_setting_that_cannot_be_meant_is_named(kind: str, setting: str, value:
     learner, settings = KINDS[kind]
     with pytest.raises(error, match=f"^{setting} must be .*, got {str(value)!r}|^{setting} must be .*, got {value}"):
         learner(LMPolicy(worlds.llama(), BYTES), world(), **{**settings, setting: value})
+
+
+@pytest.mark.parametrize("kind", ["ReST", "BehaviourCloning"])
+def test_a_schedule_where_the_rate_has_a_shape_of_its_own_is_refused(kind: str) -> None:
+    learner, settings = KINDS[kind]
+    with pytest.raises(TypeError, match="learning_rate must be a number, not a schedule, got <function"):
+        learner(LMPolicy(worlds.llama(), BYTES), world(), **{**settings, "learning_rate": lambda left: 1e-3 * left})
 
 
 @pytest.mark.parametrize("env", ["textenv/CountLetter-v0", 5])

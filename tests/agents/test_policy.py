@@ -197,7 +197,7 @@ def test_a_directory_is_read_with_its_tokenizer(llama_directory: Path) -> None:
 # --- What does not fit together ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("temperature", [0, -1.0])
+@pytest.mark.parametrize("temperature", [0, -1.0, float("nan")])
 def test_a_temperature_of_nothing_is_refused(temperature: float) -> None:
     with pytest.raises(ValueError, match="temperature must be above 0"):
         LMPolicy(worlds.llama(), temperature=temperature)

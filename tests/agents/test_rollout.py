@@ -170,3 +170,8 @@ def test_groups_that_are_still_equal_are_left_out() -> None:
 def test_groups_that_cannot_be_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         rollout_groups(make(), LMPolicy(worlds.llama()), 4, **options)
+
+
+def test_a_policy_of_other_tokens_is_refused() -> None:
+    with pytest.raises(ValueError, match="have different tokenizers"):
+        rollout(make(), LMPolicy("textenv/tiny"), 2)

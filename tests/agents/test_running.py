@@ -1,12 +1,16 @@
-"""The table of texts for TensorBoard trusts no text; a logger writes what it was asked to, and nothing else."""
+"""The table of texts for TensorBoard trusts no text; a logger, and a bar, show what they were asked to."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 
+from tests import worlds
 from tests.worlds import credited, ids, make
+from textenv.agents import TokenPPO
 from textenv.agents.running import make_logger, text_table
 
 
@@ -50,3 +54,17 @@ def test_a_verbose_training_prints_its_table(capsys: pytest.CaptureFixture[str])
     logger.record("rollout/ep_rew_mean", 1.0)
     logger.dump(1)
     assert "ep_rew_mean" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("given", [lambda bar: bar, lambda bar: [bar, Counted()]])
+def test_stable_baselines3s_bar_counts_tokens_too(given: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    one = TokenPPO(worlds.llama(), make(max_new_tokens=6), n_episodes=4, batch_size=4, n_epochs=1, seed=0)
+    one.learn(20, callback=given(ProgressBarCallback()))
+    assert f"{one.num_timesteps}/20 tokens" in capsys.readouterr().out
+
+
+class Counted(BaseCallback):
+    """Looks on."""
+
+    def _on_step(self) -> bool:
+        return True

@@ -5,18 +5,20 @@ from __future__ import annotations
 import runpy
 import sys
 import threading
+import warnings
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.utils.env_checker import check_env
 
 from tests import worlds
 from tests.critics.fake_server import FakeServer
 from tests.repository import ROOT
 from tests.worlds import BYTES, EOS, CountedCritic, credited, ids, make
 from textenv.agents import evaluate, rollout
-from textenv.agents.text_actions import AnyText, TextActions, TextPolicy, response_tokens
+from textenv.agents.text_actions import SAMPLED, AnyText, TextActions, TextPolicy, response_tokens
 from textenv.alignment import TokenText
 from textenv.episode import Span
 from textenv.generation import ActionRule
@@ -146,9 +148,26 @@ def test_observations_and_actions_are_of_their_spaces() -> None:
     observation, _ = env.reset(seed=0)
     assert observation in env.observation_space
     env.action_space.seed(0)
-    after, *_ = env.step(env.action_space.sample()[:20])
+    after, *_ = env.step(env.action_space.sample())
     assert after in env.observation_space
     assert AnyText(3) == AnyText(3) != AnyText(4)
+
+
+@pytest.mark.parametrize("budget", [1, 16])
+def test_gymnasium_finds_nothing_to_complain_of(budget: int) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*different from the unwrapped version")  # it is: that is checked
+        check_env(TextActions(make(max_new_tokens=budget, render_mode="ansi")))
+
+
+def test_a_sampled_response_is_short_and_the_space_is_not() -> None:
+    space = AnyText(1_000_000)
+    space.seed(0)
+    lengths = [len(space.sample()) for _ in range(200)]
+    assert 100 < max(lengths) <= SAMPLED
+    assert "a" * 1_000_000 in space
+    assert len(AnyText(3).sample()) <= 3
+    assert len(space.sample(mask=(5_000, None))) == 5_000
 
 
 def test_an_environment_without_texts_is_refused() -> None:

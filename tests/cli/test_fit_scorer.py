@@ -78,7 +78,8 @@ def test_a_seed_repeats(labelled_file: Path, tmp_path: Path) -> None:
         (("--text", "body"), "no column 'body'"),
         (("--held-out", 0), "0 < held-out < 1"),
         (("--base", "missing/at/all"), "no model directory at missing/at/all"),
-        (("--hidden", 65), "hidden should be a multiple of 64"),
+        (("--hidden", 65), "hidden size 65 should be a multiple of 64"),
+        (("--vocab-size", 5), "vocab_size=5"),
     ],
 )
 def test_bad_input_is_an_error_before_any_training(
@@ -90,8 +91,8 @@ def test_bad_input_is_an_error_before_any_training(
     assert not (tmp_path / "s").exists()
 
 
-def test_a_context_longer_than_the_model_is_an_error(labelled_file: Path, llama_directory: Path, tmp_path: Path) -> None:
+def test_a_context_longer_than_the_model_is_an_error_before_the_data_is_read(llama_directory: Path, tmp_path: Path) -> None:
     longer = ("--base", llama_directory, "--context", 1000)
-    code, output = run("fit-scorer", labelled_file, "--out", tmp_path / "s", *SMALL, *NAMES, *longer)
+    code, output = run("fit-scorer", tmp_path / "missing.jsonl", "--out", tmp_path / "s", *SMALL, *NAMES, *longer)
     assert code == 2
     assert "context 1000 is longer than the 128 positions of the model" in output

@@ -33,6 +33,11 @@ def sides(folder: Path) -> tuple[Path, Path]:
     return texts(folder, "a.jsonl", A, prompt=prompts), texts(folder, "b.jsonl", B, prompt=prompts)
 
 
+def length(episodes: Any) -> list[float]:
+    """A scorer: the longer text is the better one."""
+    return [float(len(episode.text)) for episode in episodes]
+
+
 def test_help_is_shown_and_every_option_has_an_example() -> None:
     parsed: Any = typer.main.get_command(app).commands["judge"]  # type: ignore[attr-defined]
     assert "Example: textenv judge" in parsed.help
@@ -127,6 +132,12 @@ def test_a_classifier_judges_files(classifier_directory: Path, tmp_path: Path) -
     assert "civil" in output
 
 
+def test_a_function_of_ones_own_judges_files(tmp_path: Path) -> None:
+    code, output = run("judge", *sides(tmp_path), "--scorer", "tests.cli.test_judge:length", "--bootstrap", 9)
+    assert code == 0, output
+    assert "judge 1: scorer tests.cli.test_judge:length" in output
+
+
 # --- People ------------------------------------------------------------------------------------------------------------
 
 
@@ -157,6 +168,18 @@ def test_people_read_a_page_fill_in_a_table_and_are_compared_with_a_model(tmp_pa
     assert found["judges"]["anna.csv"]["verdicts"] == ["a", "a", "b", "tie"]
     assert found["judges"]["ben.csv"]["verdicts"] == ["b", "a", "b", None]
     assert [row["raw"] for row in found["agreement"]] == pytest.approx([2 / 3, 1.0, 2 / 3])
+
+
+@pytest.mark.parametrize(("mark", "encoding"), [(";", "utf-8-sig"), ("\t", "utf-16"), (";", "utf-16")])
+def test_a_table_may_be_as_other_spreadsheets_write_it(tmp_path: Path, mark: str, encoding: str) -> None:
+    assert run("judge", *sides(tmp_path), "--export", tmp_path / "out.html")[0] == 0
+    table = tmp_path / "out.csv"
+    rows = table.read_text(encoding="utf-8").splitlines()
+    filled = [rows[0], *(f"{row.split(',')[0]},1,schön" for row in rows[1:])]
+    table.write_text("\r\n".join(filled).replace(",", mark), encoding=encoding, newline="")
+    code, output = run("judge", "--import", table, "--bootstrap", 9)
+    assert code == 0, output
+    assert "judge 1: out.csv" in output
 
 
 def test_the_order_of_a_page_cannot_be_guessed_and_the_printed_seed_gives_it_again(tmp_path: Path) -> None:

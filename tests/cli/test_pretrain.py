@@ -81,6 +81,8 @@ def test_several_files_and_a_column_are_read(text_file: Path, tmp_path: Path) ->
         (("--column", "text"), "should be NAME=VALUE"),
         (("--column", "text=body"), "no column 'body'; the columns that exist: 'text'"),
         (("--tokenizer", "."), "holds no tokenizer"),
+        (("--vocab-size", 5), "vocab_size=5"),
+        (("--seed", -1), "Invalid value for '--seed'"),
     ],
 )
 def test_bad_input_is_an_error_before_any_training(
@@ -91,6 +93,23 @@ def test_bad_input_is_an_error_before_any_training(
     assert code == 2
     assert message in output
     assert not (tmp_path / "lm").exists()
+
+
+@pytest.mark.parametrize("arguments", [("--hidden", 100), ("--layers", 0), ("--family", "gpt5"), ("--precision", "int4")])
+def test_a_model_that_cannot_be_made_is_an_error_before_the_text_is_read(tmp_path: Path, arguments: tuple[object, ...]) -> None:
+    code, output = run("pretrain", tmp_path / "missing.txt", "--out", tmp_path / "lm", *SMALL, *arguments)
+    assert code == 2
+    assert str(arguments[1]) in output
+    assert "missing.txt" not in output
+
+
+def test_a_column_that_is_wanting_is_to_be_named_by_the_option(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"body": "soup"}\n')
+    code, output = run("pretrain", rows, "--out", tmp_path / "lm", *SMALL)
+    assert code == 2
+    assert "the columns that exist: 'body'; " in output
+    assert "(on the command line: --column text=NAME)" in output
 
 
 def test_a_directory_with_something_in_it_is_left_alone(text_file: Path, tmp_path: Path) -> None:

@@ -65,6 +65,13 @@ def test_a_judge_that_gave_no_reward_measures_too(detox: tuple[object, ...], cla
     assert "distinct_1 (other)" not in metrics
 
 
+def test_a_judge_may_be_an_import_string(count: tuple[object, ...]) -> None:
+    few = ("--k", 1, "--eval-prompts", 1, "--device", "cpu")
+    code, output = run("evaluate", *count[:5], *few, "--judge", "tests.worlds:even_share")
+    assert code == 0, output
+    assert "mean_score (tests.worlds:even_share)" in output
+
+
 def test_a_judge_that_agrees_with_the_scorer_is_shown_all_the_same(
     detox: tuple[object, ...], classifier_directory: Path, tmp_path: Path
 ) -> None:
@@ -82,6 +89,41 @@ def test_before_is_the_policy_that_was_given(detox: tuple[object, ...], tmp_path
     code, output = run("evaluate", *without, "--k", 2, "--device", "cpu", "--out", file, "--reference", detox[2])
     assert code == 0, output
     assert json.loads(file.read_text()) == json.loads((out / "metrics.json").read_text())["before"]
+
+
+def test_perplexity_is_taken_under_the_reference_that_a_saved_agent_has(detox: tuple[object, ...], tmp_path: Path) -> None:
+    out, file = tmp_path / "run", tmp_path / "metrics.json"
+    assert run("train", *detox, *SMALL, "--total-timesteps", 20, "--out", out)[0] == 0
+    without = (detox[0], *detox[3 : detox.index("--critic")], "--policy", out / "agent", *detox[detox.index("--max-new-tokens") :])
+    found = []
+    for reference in ((), ("--reference", detox[2])):
+        code, output = run("evaluate", *without, "--k", 2, "--device", "cpu", "--out", file, *reference)
+        assert code == 0, output
+        found.append(json.loads(file.read_text())["perplexity"])
+    assert found[0] == found[1]
+
+
+def test_a_reference_that_is_gone_leaves_the_other_metrics(detox: tuple[object, ...], tmp_path: Path) -> None:
+    gone = worlds.saved(worlds.llama(), tmp_path / "gone")
+    TokenPPO(str(gone), worlds.make(max_new_tokens=6)).save(tmp_path / "agent")
+    gone.rename(tmp_path / "elsewhere")
+    few = ("--k", 1, "--eval-prompts", 1, "--device", "cpu", "--max-new-tokens", 6)
+    code, output = run("evaluate", "textenv/CountLetter-v0", "--policy", tmp_path / "agent", *few)
+    assert code == 0, output
+    assert f"no perplexity: the reference of {tmp_path / 'agent'} cannot be read (no model directory at {gone})" in output
+    assert "1 held-out prompts, 1 texts each" in output
+
+
+def test_perplexity_is_taken_under_the_embedded_policy_where_nothing_else_is_known() -> None:
+    code, output = run("evaluate", "textenv/Detox-v0", "--k", 1, "--eval-prompts", 2, "--device", "cpu")
+    assert code == 0, output
+    assert "perplexity" in output
+
+
+def test_an_embedded_policy_with_other_tokens_is_no_reference(detox: tuple[object, ...]) -> None:
+    code, output = run("evaluate", *detox[:7], "--k", 1, "--eval-prompts", 1, "--device", "cpu", "--max-new-tokens", 4)
+    assert code == 0, output
+    assert "perplexity" not in output
 
 
 def test_a_reference_with_other_tokens_is_an_error(detox: tuple[object, ...], tmp_path: Path) -> None:
@@ -113,6 +155,47 @@ def test_a_run_goes_on_where_it_stopped_with_its_own_settings(detox: tuple[objec
     metrics = [json.loads((path / "metrics.json").read_text()) for path in (whole, parts)]
     assert metrics[0]["before"] == metrics[1]["before"]
     assert json.loads((whole / "agent" / "agent.json").read_text())["counters"] == counters
+
+
+@pytest.fixture
+def count(llama_directory: Path) -> tuple[object, ...]:
+    """A command line that takes a second."""
+    return ("textenv/CountLetter-v0", "--policy", llama_directory, "--max-new-tokens", 6, *SMALL, "--k", 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--policy", "textenv/tiny"), "--policy textenv/tiny"),
+        (("--seed", 4), "--seed 4"),
+        (("--policy", "textenv/tiny", "--seed", 0), "--policy textenv/tiny and --seed 0"),
+    ],
+)
+def test_what_a_resumed_run_cannot_honour_is_refused(
+    count: tuple[object, ...], tmp_path: Path, options: tuple[object, ...], named: str
+) -> None:
+    run("train", *count, "--seed", 3, "--total-timesteps", 20, "--out", tmp_path)
+    before = (tmp_path / "settings.json").read_text()
+    code, output = run("train", count[0], "--resume", tmp_path, *SMALL, "--total-timesteps", 60, *options)
+    assert code == 2
+    assert f"error: {named} cannot be had with --resume: the run in {tmp_path} goes on with its own" in output
+    assert (tmp_path / "settings.json").read_text() == before
+
+
+def test_a_command_line_may_be_given_again_with_resume(count: tuple[object, ...], tmp_path: Path) -> None:
+    metrics = []
+    for steps, more in ((20, ()), (60, ("--resume", tmp_path))):
+        code, output = run("train", *count, "--seed", 3, "--total-timesteps", steps, "--out", tmp_path, *more)
+        assert code == 0, output
+        metrics.append(json.loads((tmp_path / "metrics.json").read_text())["before"])
+    assert metrics[0] == metrics[1], "measured with the seed of the run"
+
+
+def test_a_resumed_run_takes_the_price_of_the_reference_that_it_is_given(count: tuple[object, ...], tmp_path: Path) -> None:
+    run("train", *count, "--kl-coef", 0.1, "--total-timesteps", 20, "--out", tmp_path)
+    code, output = run("train", count[0], "--resume", tmp_path, *SMALL, "--k", 1, "--total-timesteps", 40, "--kl-coef", 0.3)
+    assert code == 0, output
+    assert json.loads((tmp_path / "agent" / "agent.json").read_text())["kl_coef"] == 0.3
 
 
 def test_a_failure_leaves_the_last_checkpoint_whole(
@@ -158,6 +241,7 @@ def test_count_letter_learns_with_a_policy_of_ones_own(llama_directory: Path, tm
         (("--critic", "lexicon:./nowhere.txt"), "nowhere.txt"),
         (("--max-new-tokens", 500), "the model has 128"),
         (("--resume", "nowhere"), "nowhere holds no run to resume"),
+        (("--seed", -1), "Invalid value for '--seed'"),
     ],
 )
 def test_bad_input_is_an_error_before_any_training(

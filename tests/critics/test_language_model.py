@@ -57,7 +57,38 @@ def test_an_item_listed_more_often_than_it_stands_there_is_missing() -> None:
 
 def test_an_answer_that_lists_more_than_the_text_holds_is_no_answer() -> None:
     with pytest.raises(CritiqueError, match="the answer lists 9 characters of a text that has 7"):
-        parse_critique(" bad; bad; bad", "bad day", ONE)
+        parse_critique(" bad; sad; mad", "bad day", ONE)
+
+
+@pytest.mark.parametrize("answer", [" bad; bad; bad", " bad bad bad", " bad bad; bad bad bad", " bad; bad bad mad mad mad"])
+def test_what_is_listed_again_and_again_asks_for_no_more_than_stands_there(answer: str) -> None:
+    spans, missing = parse_critique(answer, "bad day", ONE)
+    assert [(s.start, s.end) for s in spans] == [(0, 3)]
+    assert missing
+
+
+@pytest.mark.parametrize(
+    ("item", "text", "expected"),
+    [
+        ("weasel weasel weasel", "a weasel, a weasel", ["weasel", "weasel"]),
+        ("weasel weasel", "weasel, weasel and weasel", ["weasel", "weasel"]),
+        ("old goat old goat old goat", "you old goat", ["old goat"]),
+        ("fool fool old goat old goat mad", "old goat and fool", ["old goat", "fool"]),
+        ("ass ass", "assess the ass", ["ass", "ass"]),
+        ("fool old fool", "you old fool, you", []),
+        ("foolfool", "you old fool", []),
+        ("mad mad mad", "you old fool", []),
+    ],
+)
+def test_a_phrase_that_an_item_repeats_marks_the_places_that_it_has(item: str, text: str, expected: list[str]) -> None:
+    spans, missing = parse_critique(f" {item}", text, ONE)
+    assert [text[s.start : s.end] for s in spans] == expected
+    assert missing == [item], "it is no item of the text, and is counted as such"
+
+
+def test_an_item_that_stands_there_comes_before_one_that_repeats_itself() -> None:
+    spans, missing = parse_critique(" sick sick sick\nNegative: sick", "sick of a sick joke", TWO)
+    assert ([(s.start, s.label) for s in spans], missing) == ([(0, "Negative"), (10, "Positive")], ["sick sick sick"])
 
 
 def test_a_place_stands_on_one_list_alone() -> None:
@@ -108,6 +139,9 @@ def test_what_is_not_in_the_text_is_told_apart_from_what_is() -> None:
         (" bad\nNeg", TWO, ["bad"]),
         (" bad\nNegative: so; s", TWO, ["bad", "so"]),
         (" bad; so", TWO, ["bad"]),
+        (" so sad so sad so", ONE, ["so sad"]),
+        (" bad; sad sad sa", ONE, ["bad", "sad"]),
+        (" bad; sad sad", ONE, ["bad"]),
     ],
 )
 def test_an_answer_that_was_cut_loses_its_last_item(answer: str, sections: Any, expected: list[str]) -> None:
@@ -129,7 +163,8 @@ def test_any_answer_gives_verbatim_spans_or_raises(answer: str, text: str, secti
         return
     items = [item.strip() for line in answer.split("\n") for item in line.removeprefix("Negative:").split(";")]
     for span in spans:
-        assert text[span.start : span.end] in items
+        marked = text[span.start : span.end]
+        assert marked in items or any(f"{marked} {marked}" in item for item in items)
     assert set(missing) <= set(items)
     assert [s.start for s in spans] == sorted(s.start for s in spans)
 

@@ -84,6 +84,14 @@ def test_a_critic_is_named_with_its_file(tmp_path: Path) -> None:
     assert copy.deepcopy(critic) is critic
 
 
+def test_a_file_may_stand_in_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "words.txt").write_text("bad\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    critic = load_critic("lexicon:~/words.txt", CritiqueFormat((Section("x", 1.0),)))
+    assert isinstance(critic, LexiconCritic)
+    assert found(critic, "a bad day") == ["bad"]
+
+
 def test_an_environment_takes_a_word_list_by_name(tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("bad\n")
     env = make(reward="critic_span", critic=f"lexicon:{tmp_path / 'words.txt'}", max_new_tokens=4)

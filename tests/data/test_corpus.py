@@ -32,8 +32,9 @@ def test_an_unknown_unit_and_an_empty_file_are_errors(tmp_path: Path) -> None:
     path.write_text("\n")
     with pytest.raises(ValueError, match="unknown unit 'page' of a document; one of line, paragraph, file"):
         read_documents(str(path), unit="page")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="holds no text"):
-        read_documents(str(path), unit="file")
+    for unit in ("line", "paragraph", "file"):
+        with pytest.raises(ValueError, match="holds no text"):
+            read_documents(str(path), unit=unit)  # type: ignore[arg-type]
 
 
 def test_documents_end_with_eos_and_blocks_hold_them_without_loss_or_padding() -> None:

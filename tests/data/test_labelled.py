@@ -27,7 +27,8 @@ def test_a_label_is_a_number_a_name_a_truth_or_a_list(tmp_path: Path, civil: obj
 @pytest.mark.parametrize("label", [2, -1, 0.5, "rude", None, {}])
 def test_an_unknown_label_is_an_error_with_its_line(tmp_path: Path, label: object) -> None:
     path = write(tmp_path / "d.jsonl", {"text": "a", "y": 0}, {"text": "b", "y": label})
-    with pytest.raises(ValueError, match=r"line 2: column 'y' holds .*; a label is one of civil, toxic, or a number"):
+    message = r"line 2: column 'y' holds .*; a label is one of civil, toxic, or a whole number from 0 to 1, or a list"
+    with pytest.raises(ValueError, match=message):
         read_labelled(path, "text", "y", CIVIL_TOXIC)
 
 

@@ -49,6 +49,35 @@ def test_a_byte_order_mark_is_no_part_of_the_first_prompt(tmp_path: Path) -> Non
     assert load_prompts(write(tmp_path / "p.txt", b"\xef\xbb\xbfHello\nthere"))[0].text == "Hello"
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-8-sig"])
+@pytest.mark.parametrize("name", ["p.txt", "p.jsonl", "p.csv"])
+def test_a_byte_order_mark_tells_the_encoding(tmp_path: Path, name: str, encoding: str) -> None:
+    texts = ["naïve\u2028Größe", "日本 🎉"]
+    lines = "\n".join(texts)
+    content = {"p.txt": lines, "p.jsonl": jsonl(*({"text": text} for text in texts)), "p.csv": f"text\n{lines}"}[name]
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    path = write(tmp_path / name, (mark + content).encode(encoding))
+    assert [prompt.text for prompt in load_prompts(path)] == texts
+
+
+def test_utf_16_that_is_cut_is_an_error_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"p\.txt, line 2: not whole UTF-16 .*; save the file as UTF-8"):
+        load_prompts(write(tmp_path / "p.txt", "one\ntwo".encode("utf-16")[:-1]))
+
+
+@pytest.mark.parametrize(
+    ("header", "mark"), [("id,text", ","), ("id;text", ";"), ("id\ttext", "\t"), ('"a;b",text', ","), ('"a,b";text', ";")]
+)
+def test_the_header_of_a_csv_tells_what_parts_its_fields(tmp_path: Path, header: str, mark: str) -> None:
+    (prompt,) = load_prompts(write(tmp_path / "p.csv", f'{header}\n1{mark}"soup; with, bread\t"\n'))
+    assert prompt.text == "soup; with, bread\t"
+
+
+def test_one_column_may_have_a_quoted_name_with_any_mark(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.csv", '"what; was\tsaid"\nsoup\n')
+    assert load_prompts(path, {"text": "what; was\tsaid"})[0].text == "soup"
+
+
 def test_blank_lines_of_a_txt_file_are_skipped(tmp_path: Path) -> None:
     assert [prompt.text for prompt in load_prompts(write(tmp_path / "p.txt", "\none\n  \n\ntwo"))] == ["one", "two"]
 

@@ -1,12 +1,16 @@
 """The critique format: what is asked, what a perfect critic answers, how an answer is read."""
 
 import random
+import warnings
+from typing import Any
 
+import gymnasium as gym
 import pytest
 
 from textenv.critics import parse_critique
 from textenv.embedded import grammar, truth
 from textenv.embedded.critique import FORMS, critique_answer, critique_prompt
+from textenv.episode import Prompt
 from textenv.tokenization import load_tokenizer
 
 TRUTH = {"insults": truth.insult_spans, "sentiment": truth.sentiment_spans}
@@ -46,3 +50,17 @@ def test_the_question_is_a_prefix_of_question_and_answer_in_tokens(task: str) ->
         question = tokenizer(asked).input_ids
         whole = tokenizer(asked + critique_answer(text, TRUTH[task](text), task)).input_ids
         assert whole[: len(question)] == question
+
+
+@pytest.mark.parametrize("rude", [" idiot", " You idiot", " weasel", " childish weasel"])
+def test_who_says_an_insult_again_pays_no_less_for_it(rude: str) -> None:
+    env: Any = gym.make("textenv/Detox-v0", reward="critic_span", payment="end")
+    tokenizer, made = env.get_wrapper_attr("tokenizer"), env.get_wrapper_attr("episode")
+    texts = [tokenizer(rude * n, add_special_tokens=False)["input_ids"] for n in range(1, 15)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the critic cannot count, and is said to have failed
+        done = env.get_wrapper_attr("credit")([made(Prompt("Hello."), ids) for ids in texts if len(ids) <= 28])
+    once, *more = [episode.rewards.sum() - (episode.score if episode.finished else 0.0) for episode in done]
+    assert len(more) >= 11
+    assert once <= -0.5
+    assert max(more) <= once

@@ -107,8 +107,8 @@ def test_a_bad_cell_is_told_with_its_line(tmp_path: Path, row: str, error: str) 
 def test_a_missing_column_is_told(tmp_path: Path) -> None:
     _, _, key, table = exported(tmp_path)
     bad = table.with_name("filled.csv")
-    bad.write_text(f"item;better;note\n{key.item(0)};1;\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="line 2: no column 'item'; the columns that exist: 'item;better;note'"):
+    bad.write_text(f"pair;better;note\n{key.item(0)};1;\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="line 2: no column 'item'; the columns that exist: 'pair', 'better', 'note'"):
         import_verdicts(bad, key)
 
 

@@ -12,6 +12,7 @@ from tests import worlds
 from tests.worlds import constant_scorer
 from textenv.episode import Prompt
 from textenv.judges.scorers import SequenceClassifierScorer
+from textenv.reward import NotApplicable
 
 LABELS = ("1 star", "3 stars", "5 stars")
 
@@ -47,6 +48,27 @@ def test_a_logit_is_positive_above_zero(stars: Path) -> None:
     for label in LABELS:
         value, metrics = score("fine", scorer=str(stars), label=label, output="logit")
         assert float(metrics["share_positive"]) == float(value >= 0)
+
+
+@pytest.mark.parametrize(
+    "options", [{"output": "logit"}, {"label": "negative"}, {"label": "positive", "with_prompt": True}, {"with_prompt": True}]
+)
+def test_what_is_known_of_the_score_is_not_said_of_the_classifier_read_otherwise(options: dict[str, Any]) -> None:
+    with pytest.raises(NotApplicable, match=r"not known for this scorer of Sentiment: pass .* of `textenv calibrate`"):
+        gym.make("textenv/Sentiment-v0", reward="hierarchical", **options)
+
+
+def test_the_mean_of_the_opposite_target_is_the_rest() -> None:
+    mean, sd = (gym.make("textenv/Sentiment-v0", reward="hierarchical").get_wrapper_attr(name) for name in ("mean", "sd"))
+    assert 0 < mean < 1
+    turned = gym.make("textenv/Sentiment-v0", reward="hierarchical", target="negative")
+    assert (turned.get_wrapper_attr("mean"), turned.get_wrapper_attr("sd")) == (1 - mean, sd)
+
+
+@pytest.mark.parametrize("name", ["textenv/Sentiment-v0", "textenv/Summarization-v0"])
+def test_a_url_is_refused_where_no_server_is_asked(name: str) -> None:
+    with pytest.raises(ValueError, match=r"scorer='http://localhost:1/x' is a URL, which textenv/Detox-v0 alone takes"):
+        gym.make(name, scorer="http://localhost:1/x")
 
 
 @pytest.mark.parametrize("options", [{"label": 1}, {"output": "logit"}, {"with_prompt": True}])

@@ -235,6 +235,27 @@ def test_a_scorer_without_attention_is_refused_and_the_ways_out_are_named() -> N
         make(reward="attention")
 
 
+def translation(**options: Any) -> Any:
+    return gym.make("textenv/Translation-v0", payment="end", **options)
+
+
+def test_where_the_default_scorer_is_no_model_the_embedded_reward_model_tells_the_shares() -> None:
+    for options in ({}, {"fallback": "uniform"}):
+        env = translation(reward=("attention", options))
+        prompt, tokenizer = env.get_wrapper_attr("task").prompts[0], env.get_wrapper_attr("tokenizer")
+        text = [*tokenizer(prompt.references[0], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        (episode,) = env.get_wrapper_attr("credit")([env.get_wrapper_attr("episode")(prompt, text)])
+        (mass,) = translation(score="reward").get_wrapper_attr("task").scorer.attention([episode])
+        assert episode.score == pytest.approx(1.0), "chrF, as ever"
+        assert episode.rewards == pytest.approx(0.8 * mass / mass.sum() + 0.2 * np.eye(len(episode))[-1])
+
+
+def test_a_scorer_of_ones_own_without_attention_is_not_replaced_and_the_embedded_model_is_named() -> None:
+    for options in ({"scorer": worlds.constant_scorer(1.0)}, {"score": "bleu"}):
+        with pytest.raises(NotApplicable, match=r"of Translation tells no attention; pass reward_model='textenv/tiny-reward', "):
+            translation(reward="attention", **options)
+
+
 def test_shares_are_even_without_attention_where_that_is_asked_for() -> None:
     env = make(reward=("attention", {"fallback": "uniform", "mix": 1.0}), payment="end", scorer=worlds.constant_scorer(1.0))
     assert credited(env, ids("abc", end=True)).rewards.tolist() == [0.25] * 4

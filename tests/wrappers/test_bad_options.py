@@ -45,6 +45,28 @@ def test_a_number_that_is_none_is_named(reward: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("reward", "message"),
     [
+        (("sparse", {"x": 1}), r"the reward sparse takes no argument \['x'\]; it is the score on the last token"),
+        (("self_critique", {"threshold": float("nan"), "policy": "textenv/tiny"}), "threshold must be a score"),
+        (("principles", {"seed": -1}), "seed must not be negative, got -1"),
+        (("hierarchical", {"short_tokens": -1}), r"short_tokens must not be negative \(None: no text is too short\), got -1"),
+        ({"critic_span": {}}, r"unknown reward {'critic_span': {}}; .*; with arguments, a pair of one of these and a dictionary"),
+        ([["uniform", "delta"]], r"unknown reward \['uniform', 'delta'\]"),
+        ([[["uniform"], {}]], r"unknown reward \['uniform'\]"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_the_way_out(reward: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        gym.make("textenv/Detox-v0", reward=reward)
+
+
+@pytest.mark.parametrize("reward", [["uniform", {"mix": 0.5}], [["uniform", {"mix": 0.5}]], [["uniform", {"mix": 0.5}], "sparse"]])
+def test_a_pair_may_be_a_list_as_json_has_them(reward: Any) -> None:
+    assert make(reward=reward).get_wrapper_attr("mix") == 0.5
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
         (("redistributed", {"reward_model": 3}), "a scorer is a callable, a directory or a model name, got 3"),
         (("attention", {"reward_model": 3}), "a scorer is a callable, a directory or a model name, got 3"),
         (("attention", {"source": "generator", "generator": 3}), "policy must be a name, a directory, a transformers model"),

@@ -341,6 +341,31 @@ def test_a_wrapper_that_answers_nonsense_is_named_with_the_episode(answer: Any, 
         walk(make(reward=lambda env: Answers(env, answer), max_new_tokens=2, payment="end"), ids("aa"))
 
 
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (None, r"Answers\.rewards returned None; a list of one \(T,\) array an episode is wanted"),
+        (1.0, r"Answers\.rewards returned 1\.0; a list of one"),
+        (["ab"], r"Answers\.rewards, episode 0 \(text 'aa'\): 'ab' is no array of 2 numbers"),
+        ([["a", "b"]], r"episode 0 .* is no array of 2 numbers"),
+        ([[[0.0], [0.0, 1.0]]], r"episode 0 .* is no array of 2 numbers"),
+    ],
+)
+def test_a_wrapper_that_answers_no_arrays_is_named_with_the_episode(answer: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        walk(make(reward=lambda env: Answers(env, answer), max_new_tokens=2, payment="end"), ids("aa"))
+
+
+@pytest.mark.parametrize("action", [np.array([97]), np.array(97), np.int32(97), 97])
+def test_an_action_may_be_an_array_of_one_whatever_the_reward(action: Any) -> None:
+    paid = []
+    for reward in ("sparse", "critic_span"):
+        env = make(reward=reward, max_new_tokens=2, pay_every="token")
+        env.reset(seed=0)
+        paid.append([env.step(action)[1], env.step(action)[1]])
+    assert paid == [[0.0, 1.0], [0.5, 1.5]]
+
+
 def test_the_second_episode_of_a_batch_is_named() -> None:
     env = make(reward=lambda env: Answers(env, [[0.0], [0.0]]))
     episode = env.get_wrapper_attr("episode")

@@ -18,7 +18,7 @@ from tests.worlds import EOS, CountedCritic, constant_scorer, credited, ids, mak
 from textenv.agents import LMPolicy, TokenPPO
 from textenv.critics import CritiqueFormat, LanguageModelCritic, Section
 from textenv.episode import Episode, Prompt, Span
-from textenv.wrappers import CriticReward
+from textenv.wrappers import CriticReward, CriticTokenReward
 
 SCORE = 0.75
 
@@ -249,6 +249,8 @@ def test_the_constants_are_the_tasks_unless_given() -> None:
         ({"match": "token"}, 'match must be "offsets" or "token_string", got \'token\''),
         ({"match": "token_string", "per_span_total": True}, 'per_span_total=True needs match="offsets"'),
         ({"occurrence": "second"}, 'occurrence must be "first" or "all", got \'second\''),
+        ({"match": "token_string", "occurrence": "all"}, 'occurrence="all" needs match="offsets"'),
+        ({"threshold": float("nan")}, r"threshold must be a score \(or None: every text is shown\), got nan"),
         ({"positive": float("nan")}, "v must be finite"),
         ({"negative": float("-inf")}, "v must be finite"),
         ({"places": "anywhere"}, 'places must be "critic" or "random", and seed not negative, got \'anywhere\', 0'),
@@ -358,8 +360,33 @@ def test_a_span_beyond_its_text_is_an_error() -> None:
 
 
 def test_a_wrong_number_of_answers_is_an_error() -> None:
-    with pytest.raises(ValueError, match="the critic returned 2 lists of spans for 1 episodes"):
+    with pytest.raises(ValueError, match="the critic <lambda> returned 2 lists of spans for 1 episodes"):
         credited(with_critic(lambda episodes: [[], []]), ids("ab"))
+
+
+@pytest.mark.parametrize("wrapper", [CriticReward, CriticTokenReward])
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (None, r"the critic told returned None; for each episode a list of textenv\.Span"),
+        ([Span(0, 1, 1.0)], r"the critic told returned \[Span\(start=0, end=1"),
+        ([[(0, 1, 1.0)]], r"the critic told returned \(0, 1, 1\.0\) for episode 0 \(text 'ab'\); for each episode a list of"),
+    ],
+)
+def test_a_critic_that_returns_no_spans_is_named(wrapper: Any, said: Any, message: str) -> None:
+    def told(episodes: Sequence[Episode], /) -> Any:
+        return said
+
+    with pytest.raises(TypeError, match=message):
+        credited(make(reward=lambda env: wrapper(env, told), payment="end"), ids("ab"))
+
+
+def test_spans_may_be_yielded() -> None:
+    def yields(episodes: Sequence[Episode], /) -> Any:
+        for episode in episodes:
+            yield (Span(i, i + 1, -1.0) for i, character in enumerate(episode.text) if character == "b")
+
+    assert credited(with_critic(yields), ids("abb")).rewards.tolist() == [0.0, -0.5, -0.5]
 
 
 def test_what_a_critic_raises_is_not_turned_into_zero() -> None:
@@ -379,6 +406,13 @@ def test_a_critic_that_is_neither_a_name_nor_callable_is_refused() -> None:
 def test_an_impossible_span_cannot_be_made(start: int, end: int, reward: float) -> None:
     with pytest.raises(ValueError, match="span"):
         Span(start, end, reward)
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.5, 1), (0, 1.0), ("0", 1), (np.float64(0), 1)])
+def test_a_span_begins_and_ends_at_whole_numbers(start: Any, end: Any) -> None:
+    assert Span(np.int64(0), np.int32(1)) == Span(0, 1)
+    with pytest.raises(TypeError, match="a span's start and end are whole numbers, got start="):
+        Span(start, end, 1.0)
 
 
 def test_an_empty_text_is_credited_without_asking() -> None:

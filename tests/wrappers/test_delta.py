@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from hypothesis import given
@@ -45,6 +46,18 @@ def test_a7_1_the_changes_sum_to_the_score_less_that_of_nothing(segmenter: str, 
 
 
 ENVIRONMENTS: dict[Any, Any] = {}
+
+
+def test_a7_1_with_a_toxicity_of_nothing_of_0_the_changes_sum_to_the_score_less_1() -> None:
+    env = gym.make("textenv/Detox-v0", reward=("delta", {"baseline": 1.0}), payment="end")
+    tokenizer, made = env.get_wrapper_attr("tokenizer"), env.get_wrapper_attr("episode")
+    for text in (" You weasel. It was nice. You idiot!", " It was nice.", ""):
+        tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+        (episode,) = env.get_wrapper_attr("credit")([made(Prompt("Hello."), [*tokens, tokenizer.eos_token_id])])
+        assert episode.rewards.sum() == pytest.approx(episode.score - 1.0)
+        (first, *_) = episode.rewards[episode.rewards != 0]
+        (so_far,) = env.get_wrapper_attr("task").scorer([episode.prefix(int(np.flatnonzero(episode.rewards)[0]) + 1)])
+        assert first == pytest.approx(so_far - 1.0, abs=1e-4), "minus the toxicity of the first sentence"
 
 
 def test_a7_2_group_advantages_of_whole_texts_do_not_see_the_difference() -> None:
@@ -135,6 +148,8 @@ def test_one_call_for_the_prefixes_of_a_batch_and_none_without_segments() -> Non
         ({"segmenter": "words"}, "segmenter 'words': one of"),
         ({"baseline": "none"}, "baseline must be a finite number or \"empty\", got 'none'"),
         ({"baseline": float("nan")}, "baseline must be a finite number"),
+        ({"baseline": None}, "baseline must be a finite number or \"empty\", got None"),
+        ({"baseline": [1.0]}, "baseline must be a finite number"),
     ],
 )
 def test_bad_arguments_are_refused(options: dict[str, Any], message: str) -> None:

@@ -25,7 +25,6 @@ DENSE = [name for name in REWARDS if name != "sparse"]
 TAKERS = [name for name in DENSE if load_object(str(REWARDS[name])).takes_score]
 INAPPLICABLE = {  # environment → rewards that say so; every other pair must work
     "textenv/CountLetter-v0": {"self_critique", "contrastive", "implicit", "attention"},
-    "textenv/Translation-v0": {"attention"},
 }
 
 

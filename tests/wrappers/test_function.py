@@ -26,6 +26,13 @@ def test_spans_pay_each_token_that_they_overlap() -> None:
     assert credited(env_of(lambda e: []), ids("ab", end=True)).rewards.tolist() == [0, 0, 1]
 
 
+@pytest.mark.parametrize("kind", [list, tuple, set, iter, lambda spans: (span for span in spans)])
+def test_spans_may_be_yielded(kind: Any) -> None:
+    env = env_of(lambda e: kind([Span(0, 1, 0.5)]))
+    assert credited(env, ids("ab", end=True)).rewards.tolist() == [0.5, 0, 1.0]
+    assert credited(env_of(lambda e: kind([])), ids("ab", end=True)).rewards.tolist() == [0, 0, 1]
+
+
 @pytest.mark.parametrize("kind", [list, tuple, __import__("numpy").array])
 def test_an_array_pays_each_token_its_own(kind: Any) -> None:
     env = env_of(lambda e: kind([float(t) for t in range(len(e))]))
@@ -60,6 +67,7 @@ def test_it_declares_what_it_was_told() -> None:
         ([1.0], ValueError, r"named returned an array of shape \(1,\) for 3 tokens"),
         ("good", TypeError, "named returned 'good'; spans, 3 numbers, or one number are wanted"),
         (None, TypeError, "named returned None; spans, 3 numbers, or one number are wanted"),
+        ({0: 1.0}, TypeError, "named returned {0: 1.0}; spans, 3 numbers, or one number are wanted"),
         ([Span(0, 9)], ValueError, r"named: Span\(start=0, end=9.* ends beyond its text 'ab'"),
         (float("nan"), ValueError, "reward nan at token 2; credit must be finite"),
     ],

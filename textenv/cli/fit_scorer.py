@@ -44,7 +44,7 @@ def fit_scorer(
     held_out: Annotated[float, typer.Option(help="Share of texts kept for the test. Example: --held-out .2")] = 0.1,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16. Example: --precision fp32")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ... Example: --device cuda")] = "auto",
-    seed: Annotated[int, typer.Option(help="Seed of weights and order. Example: --seed 1")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights and order. Example: --seed 1")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out. Example: --overwrite")] = False,
     debug: Debug = False,
 ) -> None:
@@ -65,6 +65,7 @@ def fit_scorer(
             f"{batch_size}, {context} and {held_out:g}"
         )
     out = free_directory(out, overwrite)
+    _check_model(base, hidden, layers, context)
     examples = read_labelled(file, text, label, names, by_sentence=sentences)
     counts = [sum(index == number for _, index in examples) for number in range(len(names))]
     say(f"{file}: {', '.join(f'{count:,} {name}' for count, name in zip(counts, names, strict=True))}")
@@ -90,6 +91,19 @@ def _names(labels: str, sentences: bool) -> list[str]:
     if sentences and len(names) != 2:
         raise ValueError(f"--sentences knows two classes, but --labels {labels!r} names {len(names)}")
     return names
+
+
+def _check_model(base: str | None, hidden: int, layers: int, context: int) -> None:
+    """Raise where the model cannot be made, or cannot read so long a text; asked before the data is read."""
+    from textenv.cli.language_model import check_shape
+    from textenv.models import open_config
+
+    if base is None:
+        check_shape("qwen3", hidden, layers)
+        return
+    limit = getattr(open_config(base), "max_position_embeddings", context)
+    if context > limit:
+        raise ValueError(f"context {context} is longer than the {limit} positions of the model; give --context {limit}")
 
 
 def _split(examples: list[Example], held_out: float, generator: torch.Generator) -> tuple[list[Example], list[Example]]:
@@ -118,7 +132,7 @@ def _model(
     from transformers.utils import logging
 
     from textenv.cli.language_model import seeded
-    from textenv.models import quiet_files, resolve
+    from textenv.models import opening, quiet_files, resolve
     from textenv.tokenization import fast_tokenizer, load_tokenizer, train_sentencepiece
 
     settings: dict[str, Any] = {
@@ -139,14 +153,12 @@ def _model(
     settings["pad_token_id"] = tokenizer.pad_token_id
     with seeded(seed):
         if base is not None:
-            with quiet_files():
+            with quiet_files(), opening(base):
                 verbosity = logging.get_verbosity()
                 logging.set_verbosity_error()  # that the head is new is why it is trained
                 model = AutoModelForSequenceClassification.from_pretrained(base, dtype=torch.float32, **settings)
                 logging.set_verbosity(verbosity)
             return tokenizer, model
-        if hidden < 64 or hidden % 64 or layers < 1:
-            raise ValueError(f"hidden should be a multiple of 64 and layers at least 1, got {hidden} and {layers}")
         settings |= {"hidden_size": hidden, "intermediate_size": 2 * hidden, "num_hidden_layers": layers, "head_dim": 64}
         settings |= {"num_attention_heads": hidden // 64, "num_key_value_heads": hidden // 64}
         settings |= {"vocab_size": len(tokenizer), "max_position_embeddings": max(context, 512)}
@@ -162,9 +174,6 @@ class _Trainer:
         self.tokenizer, self.model, self.device = tokenizer, model, model.device
         self.weights = weights.to(model.device)
         self.faster = autocast(precision, model.device)  # type: ignore[arg-type]  # checked there
-        limit = getattr(model.config, "max_position_embeddings", context)
-        if context > limit:
-            raise ValueError(f"context {context} is longer than the {limit} positions of the model; give --context {limit}")
         self.context = context
 
     def rows(self, examples: list[Example]) -> list[list[int]]:

@@ -69,7 +69,9 @@ def judge(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(help="Seed of sampling (0 if not given) and of the order in the page (else unpredictable). Example: --seed 1"),
+        typer.Option(
+            min=0, help="Seed of sampling (0 if not given) and of the order in the page (else unpredictable). Example: --seed 1"
+        ),
     ] = None,
     device: o.Device = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files of --export. Example: --overwrite")] = False,
@@ -151,19 +153,21 @@ def _scorer(name: str, env_id: str | None) -> Any:
     import textenv
     from textenv.judges.http_scorer import HTTPScorer
     from textenv.judges.loading import load_scorer
+    from textenv.registration import named_scorer
 
+    given = named_scorer(name)
     if env_id is not None:
         import gymnasium as gym
 
         if env_id not in textenv.ENVIRONMENTS:
             raise ValueError(f"unknown environment {env_id!r}; one of {', '.join(textenv.ENVIRONMENTS)}")
         task = gym.make(env_id).get_wrapper_attr("task")
-        return task.scorer if name == "default" else task.load_scorer(name)
+        return task.scorer if name == "default" else task.load_scorer(given)
     if name == "default":
         raise ValueError("--scorer default is the scorer of an environment: name it by --env")
     if name.startswith(("http://", "https://")):
         return HTTPScorer(name)
-    return load_scorer(name, label=("good", "LABEL_1"), output="logit", template="{prompt}{text}", reward_model="expected")
+    return load_scorer(given, label=("good", "LABEL_1"), output="logit", template="{prompt}{text}", reward_model="expected")
 
 
 def _key_beside(table: Path) -> Path:

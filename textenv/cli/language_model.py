@@ -10,26 +10,37 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-__all__ = ["Family", "Precision", "autocast", "held_out_loss", "new_model", "next_token_loss", "seconds_per_step", "seeded"]
+__all__ = [
+    "Family", "Precision", "autocast", "check_shape", "held_out_loss", "new_model", "next_token_loss", "seconds_per_step", "seeded",
+]  # fmt: skip
 
 Family = Literal["qwen3", "llama"]
 Precision = Literal["auto", "fp32", "bf16"]
 
 
-def new_model(family: Family, *, vocab_size: int, hidden: int, layers: int, context: int, tokenizer: Any, seed: int) -> Any:
-    """A causal LM with random weights: heads of 64, feed-forward of 8/3, rotary positions, tied embeddings.
+def check_shape(family: str, hidden: int, layers: int) -> None:
+    """Raise where no such model can be made; asked before a text is read.
 
     Raises:
         ValueError: an unknown family; a hidden size that is no multiple of 64; less than one layer.
     """
-    from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
-
     if family not in get_args(Family):
         raise ValueError(f"unknown family {family!r}; one of {', '.join(get_args(Family))}")
     if hidden < 64 or hidden % 64:
         raise ValueError(f"hidden size {hidden} should be a multiple of 64, the size of a head")
     if layers < 1:
         raise ValueError(f"a model needs at least one layer, got {layers}")
+
+
+def new_model(family: Family, *, vocab_size: int, hidden: int, layers: int, context: int, tokenizer: Any, seed: int) -> Any:
+    """A causal LM with random weights: heads of 64, feed-forward of 8/3, rotary positions, tied embeddings.
+
+    Raises:
+        ValueError: as `check_shape`.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+    check_shape(family, hidden, layers)
     settings: dict[str, Any] = {
         "vocab_size": vocab_size,
         "hidden_size": hidden,

@@ -15,6 +15,7 @@ from rich.text import Text
 from textenv.cli.console import Meter, console, plain, progress
 from textenv.episode import Episode
 from textenv.metrics import Estimate
+from textenv.registration import named_scorer
 from textenv.task import Scorer, Task, check_scores
 
 __all__ = ["Measured", "Measuring", "as_json", "show_metrics", "show_texts"]
@@ -36,7 +37,7 @@ class Measuring:
 
     Args:
         env: an environment of held-out prompts.
-        judges: names of classifiers, as the task's `scorer=` takes them.
+        judges: names of classifiers or import strings, as `scorer=` takes them.
         n: number of prompts; None: all.
         k: texts a prompt.
 
@@ -52,7 +53,7 @@ class Measuring:
             raise ValueError(f"--eval-prompts {n}: there are {len(self.task.prompts)} held-out prompts")
         if k < 1:
             raise ValueError(f"--k {k}: at least one text a prompt is needed")
-        self.judges: dict[str, Scorer] = {name: self.task.load_scorer(name) for name in judges}
+        self.judges: dict[str, Scorer] = {name: self.task.load_scorer(named_scorer(name)) for name in judges}
         last = [os.path.basename(os.path.normpath(name)) for name in judges]
         if len(set(last)) == len(last):  # the last part of a path tells them apart
             self.judges = dict(zip(last, self.judges.values(), strict=True))

@@ -62,13 +62,15 @@ System = Annotated[str | None, typer.Option(help="System message, with --chat. E
 MinNewTokens = Annotated[int | None, typer.Option(help="No end of text before so many tokens. Example: --min-new-tokens 10")]
 Judge = Annotated[
     list[str] | None,
-    typer.Option(help="Measure with this classifier too, which gave no reward; may be repeated. Example: --judge models/b"),
+    typer.Option(
+        help="Measure with this classifier or module:function too, which gave no reward; may be repeated. Example: --judge models/b"
+    ),
 ]
 K = Annotated[int, typer.Option(help="Texts a prompt when measuring. Example: --k 5")]
 EvalPrompts = Annotated[
     int | None, typer.Option(help="Measure on so many held-out prompts; default: all. Example: --eval-prompts 100")
 ]
-Seed = Annotated[int, typer.Option(help="Seed of every draw. Example: --seed 1")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of every draw. Example: --seed 1")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ... Example: --device cuda")]
 Precision = Annotated[
     str | None, typer.Option(help="How the policy computes: auto, fp32, bf16 or medium; default: auto. Example: --precision bf16")

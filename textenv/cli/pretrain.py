@@ -47,7 +47,7 @@ def pretrain(
         str, typer.Option(help="auto, fp32 or bf16 (float32 weights in each case). Example: --precision fp32")
     ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ... Example: --device cuda")] = "auto",
-    seed: Annotated[int, typer.Option(help="Seed of weights and order. Example: --seed 1")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights and order. Example: --seed 1")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out. Example: --overwrite")] = False,
     debug: Debug = False,
 ) -> None:
@@ -57,15 +57,17 @@ def pretrain(
     """
     import torch
 
-    from textenv.cli.language_model import autocast, held_out_loss, new_model, next_token_loss, seconds_per_step
+    from textenv.cli.language_model import autocast, check_shape, held_out_loss, new_model, next_token_loss, seconds_per_step
     from textenv.data.corpus import block_batches
     from textenv.fitting.training import fit
     from textenv.models import pick_device, quiet_files
     from textenv.saving import atomic_directory
 
     _check(steps, minutes, context, batch_size, held_out)
+    check_shape(family, hidden, layers)
     out = free_directory(out, overwrite)
     place = pick_device(device)
+    faster = autocast(precision, place)  # type: ignore[arg-type]  # checked there
     generator = torch.Generator().manual_seed(seed)
     train, test = _documents(files, pairs(column), unit, held_out, generator)
     words = _tokenizer(tokenizer, train, vocab_size)
@@ -76,7 +78,6 @@ def pretrain(
         vocab_size=len(words), hidden=hidden, layers=layers, context=context, tokenizer=words, seed=seed,
     ).to(place)  # fmt: skip
     batches = (batch.to(place) for batch in block_batches(blocks, batch_size, generator))
-    faster = autocast(precision, place)  # type: ignore[arg-type]  # checked there
 
     def loss(module: Any, batch: Tensor) -> Tensor:
         with faster:

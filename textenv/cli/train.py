@@ -54,7 +54,7 @@ def train(
     n_episodes: Annotated[int | None, typer.Option(help="Texts an iteration. Example: --n-episodes 128")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Texts an update. Example: --batch-size 32")] = None,
     n_epochs: Annotated[int | None, typer.Option(help="Passes over an iteration. Example: --n-epochs 2")] = None,
-    seed: o.Seed = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of every draw; default: 0. Example: --seed 1")] = None,
     tensorboard: Annotated[
         str | None, typer.Option(help="Log for TensorBoard into this directory. Example: --tensorboard runs/tb")
     ] = None,
@@ -89,8 +89,11 @@ def train(
     if total_timesteps < 1 or save_every < 1:
         raise ValueError(f"--total-timesteps and --save-every should be positive, got {total_timesteps} and {save_every}")
     if resume is not None:
-        environment = _continued(_settings(resume, env_id), environment)
+        saved = _settings(resume, env_id)
+        _refuse_others(resume, {"policy": policy, "seed": seed}, {**saved["environment"], "seed": saved["seed"]})
+        environment, seed = _continued(saved["environment"], environment), saved["seed"]
         out = out or resume
+    seed = seed or 0
     if out is not None:
         out = o.free_directory(out, overwrite=overwrite or (resume is not None and out.resolve() == resume.resolve()))
     env, held_out = make_environments(env_id, environment)
@@ -104,7 +107,7 @@ def train(
         if resume is None:  # what another run left is no part of this one
             shutil.rmtree(out / "agent", ignore_errors=True)
             (out / "metrics.json").unlink(missing_ok=True)
-        _write(out / SETTINGS, {"env_id": env_id, "environment": environment})
+        _write(out / SETTINGS, {"env_id": env_id, "environment": environment, "seed": seed})
 
     before = measure(agent.reference, agent.reference, "before")
     _learn(agent, total_timesteps, out, save_every)
@@ -204,8 +207,20 @@ def _continued(saved: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in merged.items() if name != "critic_options" or options}
 
 
+def _refuse_others(run: Path, given: dict[str, Any], saved: dict[str, Any]) -> None:
+    """Raise where an option says something else than what the saved agent brings along.
+
+    Raises:
+        ValueError: naming all of them.
+    """
+    others = [name for name, value in given.items() if value is not None and value != saved.get(name)]
+    if others:
+        options = " and ".join(f"--{name} {given[name]}" for name in others)
+        raise ValueError(f"{options} cannot be had with --resume: the run in {run} goes on with its own; leave out")
+
+
 def _settings(run: Path, env_id: str) -> dict[str, Any]:
-    """The environment's arguments of a run that is resumed.
+    """What is known of a run that is resumed: "environment", its arguments, and "seed" (None: the run is older than that entry).
 
     Raises:
         FileNotFoundError: no run there.
@@ -216,12 +231,12 @@ def _settings(run: Path, env_id: str) -> dict[str, Any]:
         raise FileNotFoundError(f"{run} holds no run to resume (no {SETTINGS}); textenv train --out writes one")
     try:
         saved = json.loads(file.read_text(encoding="utf-8"))
-        found, environment = saved["env_id"], dict(saved["environment"])
+        found, environment, seed = saved["env_id"], dict(saved["environment"]), saved.get("seed")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is not what textenv train wrote: {error}") from error
     if found != env_id:
         raise ValueError(f"{run} is a run of {found}, not of {env_id}")
-    return environment
+    return {"environment": environment, "seed": seed}
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:

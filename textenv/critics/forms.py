@@ -14,8 +14,8 @@ Departures from the released code:
 
 1. an answer has one fixed form; whatever is not of that form is a failure, and never guessed at (the release takes a
    whole refusal for one long span);
-2. a listed span must stand verbatim in the text, and marks one place: its first unused occurrence; an answer that
-   lists more than the text holds is no reading of it, and a failure;
+2. a listed span must stand verbatim in the text, and marks one place: its first unused occurrence (of "fool fool fool", where
+   the text has two, as many as there are); an answer that lists more than the text holds is no reading of it, and a failure;
 3. the score is not shown; where it is (`score_range`), an affine map brings it to 0–10. The release's rule for ROUGE,
    min(2R, 10), which is 10 for every R ≥ 5, is `score_range="released"`;
 4. numbers for words are cut to [−1, 1], and an answer with too many or too few of them is a failure.

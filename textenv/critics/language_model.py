@@ -23,7 +23,7 @@ from textenv.episode import Prompt
 from textenv.generation import generate
 from textenv.judges.encodings import encode
 from textenv.layouts import layout_of
-from textenv.models import load_language_model, pick_dtype
+from textenv.models import check_vocabulary, load_language_model, pick_dtype
 from textenv.tokenization import load_tokenizer
 from textenv.too_long import TextTooLong
 
@@ -74,6 +74,7 @@ class LanguageModelCritic(AskedCritic):
         super().__init__(name, form, on_error=on_error, max_new_tokens=max_new_tokens, max_text=max_text)
         self.tokenizer = load_tokenizer(source if tokenizer is None else tokenizer, shared=True)
         self.model = load_language_model(source, dtype=pick_dtype(dtype, device), device=device, shared=True)
+        check_vocabulary(self.model, self.tokenizer, name)
         self.batch_size = batch_size
         self._layout = layout_of(self.model)
 

@@ -44,7 +44,7 @@ class LexiconCritic:
     def __init__(self, source: str | os.PathLike[str] | Iterable[str], *, reward: float = -1.0, label: str = "lexicon") -> None:
         from_file = isinstance(source, (str, os.PathLike))
         self.name = f"lexicon {os.fspath(source)}" if from_file else "lexicon"  # type: ignore[arg-type]
-        lines = _read(Path(source)) if from_file else list(source)  # type: ignore[arg-type]
+        lines = _read(Path(source).expanduser()) if from_file else list(source)  # type: ignore[arg-type]
         self.label = label
         self._reward: dict[str, float] = {}
         written: set[str] = set()  # entries as they are spelled: "Straße" folds to "strasse", which no text need hold

@@ -1,9 +1,14 @@
-"""A critic's answer, read strictly: lists of items that stand verbatim in the text, or a number for every word."""
+"""A critic's answer, read strictly: lists of items that stand verbatim in the text, or a number for every word.
+
+What stands in no text is no span, with one exception: a model that reads "goat goat goat goat" cannot count, lists a goat too many
+or never ends, and a policy that repeats its insult would pay less for ten of them than for one. Of an item that is not in the
+text, or was cut, each phrase that it says again and again, word for word, marks the places of that phrase which are left.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from textenv.episode import Span
@@ -33,34 +38,48 @@ def parse_critique(answer: str, text: str, sections: Sequence[Section], *, compl
     >>> [(span.start, span.end, span.label) for span in spans], missing
     ([(0, 5, 'Positive'), (10, 14, 'Negative')], ['dull'])
 
+    >>> spans, missing = parse_critique(" goat goat goat fool", "you goat goat", form[:1])
+    >>> [(span.start, span.end) for span in spans], missing
+    ([(4, 8), (9, 13)], ['goat goat goat fool'])
+
     Args:
         answer: what followed the first header.
         text: the text that was judged.
         sections: the lists asked for, in order.
-        complete: False where the answer was cut by its budget: its last item is then dropped.
+        complete: False where the answer was cut by its budget: its last item is then dropped, but for what it says again.
 
     Returns:
         The spans, by position in the text, and the listed items that do not stand in it.
 
     Raises:
         CritiqueError: a list is missing, has another header, or holds an empty item; or the items have, together, more
-            characters than the text.
+            characters than the text. What is listed again, or says itself again, asks for no more than stands there.
     """
-    listed = _listed(answer, sections, complete)
-    asked = sum(len(item) for _, item in listed)
-    if asked > len(text):
-        raise CritiqueError(f"the answer lists {asked} characters of a text that has {len(text)}: {answer[:200]!r}")
+    listed, cut = _listed(answer, sections, complete)
     spans: list[Span] = []
     missing: list[str] = []
     taken = bytearray(len(text))
-    # The longest first: in "not good, but good" the item "good" means what "not good" has left.
-    for section, item in sorted(listed, key=lambda pair: -len(pair[1])):
+
+    def mark(section: Section, item: str) -> bool:
         place = _locate(item, text, taken)
         if place is None:
+            return False
+        taken[slice(*place)] = b"\x01" * len(item)
+        spans.append(Span(*place, section.reward, section.header))
+        return True
+
+    # The longest first: in "not good, but good" the item "good" means what "not good" has left.
+    for section, item in sorted(listed, key=lambda pair: -len(pair[1])):
+        if not mark(section, item):
             missing.append(item)
-        else:
-            taken[slice(*place)] = b"\x01" * len(item)
-            spans.append(Span(*place, section.reward, section.header))
+    absent = dict.fromkeys(pair for pair in listed if pair[1] not in text)
+    for section, item in [*absent, *cut]:
+        for phrase, times in _repeated(item):
+            while times and mark(section, phrase):
+                times -= 1
+    asked = sum(taken) + sum(len(item) for item in {item for _, item in absent} if not any(_repeated(item)))
+    if asked > len(text):
+        raise CritiqueError(f"the answer lists {asked} characters of a text that has {len(text)}: {answer[:200]!r}")
     return sorted(spans, key=lambda span: (span.start, span.end)), missing
 
 
@@ -112,12 +131,30 @@ def _number(item: str, answer: str) -> float:
     return float(item.replace("−", "-"))
 
 
-def _listed(answer: str, sections: Sequence[Section], complete: bool) -> list[tuple[Section, str]]:
-    """The items of every list, in order."""
+def _repeated(item: str) -> Iterator[tuple[str, int]]:
+    """Each phrase that an item says at least twice in a row, the shortest that does, and how often."""
+    words = item.split()
+    at = 0
+    while at < len(words):
+        size = next((n for n in range(1, (len(words) - at) // 2 + 1) if words[at : at + n] == words[at + n : at + 2 * n]), 0)
+        if not size:
+            at += 1
+            continue
+        phrase, times = words[at : at + size], 0
+        while words[at : at + size] == phrase:
+            at, times = at + size, times + 1
+        yield " ".join(phrase), times
+
+
+def _listed(
+    answer: str, sections: Sequence[Section], complete: bool
+) -> tuple[list[tuple[Section, str]], list[tuple[Section, str]]]:
+    """The items of every list, in order; and the one that was cut, if any, as far as its words are whole."""
     lines = answer.split("\n")
     if len(lines) != len(sections) and complete:
         raise CritiqueError(f"the answer has {len(lines)} lists where {len(sections)} were asked for: {answer!r}")
     out: list[tuple[Section, str]] = []
+    cut: list[tuple[Section, str]] = []
     for number, (line, section) in enumerate(zip(lines, sections, strict=False)):
         last = not complete and number == len(lines) - 1
         items = line
@@ -129,13 +166,13 @@ def _listed(answer: str, sections: Sequence[Section], complete: bool) -> list[tu
                 raise CritiqueError(f"list {number + 1} should begin with {section.header + ':'!r}: {answer!r}")
         found = [item.strip() for item in items.split(";")]
         if last:
-            found.pop()  # cut within an item, perhaps
+            cut = [(section, found.pop().rpartition(" ")[0])]  # perhaps within a word
         if found == ["none"]:
             continue
         if not all(found):
             raise CritiqueError(f"an empty item in the list {section.header!r}: {answer!r}")
         out += [(section, item) for item in found]
-    return out
+    return out, cut
 
 
 def _locate(item: str, text: str, taken: bytearray) -> tuple[int, int] | None:

@@ -9,7 +9,7 @@ from typing import Any
 from textenv.critics.asking import AskedCritic
 from textenv.critics.forms import ScoreRange
 from textenv.episode import Episode, Span
-from textenv.task import Critic
+from textenv.task import Critic, check_spans
 from textenv.waits import waits
 
 __all__ = ["WordsFromSpans"]
@@ -36,7 +36,7 @@ class WordsFromSpans:
         return self
 
     def __call__(self, episodes: Sequence[Episode], /) -> list[list[Span] | None]:
-        marked = self.critic(episodes)
+        marked = check_spans(self.critic(episodes), episodes, self.critic)
         return [None if s is None else self.words(e.text, s) for e, s in zip(episodes, marked, strict=True)]
 
     @property

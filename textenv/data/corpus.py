@@ -34,6 +34,8 @@ def read_documents(path: str, columns: Mapping[str, str] | None = None, unit: Un
     """
     if unit not in get_args(Unit):
         raise ValueError(f"unknown unit {unit!r} of a document; one of {', '.join(get_args(Unit))}")
+    if next(read_records(path), None) is None:
+        raise ValueError(f"{path!r} holds no text")
     if unit == "line" or not file_format(path).startswith(".txt"):
         return [prompt.text for prompt in load_prompts(Path(path), columns)]
     documents: list[list[str]] = [[]]
@@ -43,8 +45,6 @@ def read_documents(path: str, columns: Mapping[str, str] | None = None, unit: Un
             documents.append([])
         documents[-1].append(record.row["text"])
         last = record.number
-    if not documents[0]:
-        raise ValueError(f"{path!r} holds no text")
     return ["\n".join(lines) for lines in documents]
 
 

@@ -75,7 +75,7 @@ def class_index(value: Any, classes: Sequence[str], record: Record, label: str) 
         return int(value)
     raise ValueError(
         f"{record.where}: column {label!r} holds {value!r:.60}; a label is one of {', '.join(classes)}, "
-        f"or a number from 0 to {len(classes) - 1}" + (", or a list" if len(classes) == 2 else "")
+        f"or a whole number from 0 to {len(classes) - 1}" + (", or a list" if len(classes) == 2 else "")
     )
 
 

@@ -181,7 +181,8 @@ def _default_text(first: Record) -> str:
             return column
     raise ValueError(
         f"{first.where}: no text in a column {' or '.join(map(repr, DEFAULT_TEXT))}; the columns that exist: "
-        f"{', '.join(map(repr, names)) or 'none'}; choose one with columns={{'text': ...}}"
+        f"{', '.join(map(repr, names)) or 'none'}; choose one with columns={{'text': ...}} (on the command "
+        "line: --column text=NAME)"
     )
 
 

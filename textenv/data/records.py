@@ -1,5 +1,8 @@
 """Rows of a data file, one after the other: .txt, .jsonl and .csv (each also .gz) and .parquet.
 
+A file is UTF-8, or UTF-16 where it begins with its byte order mark; the fields of a .csv stand between commas, or between the
+semicolons or tabs that some spreadsheets write, as its header has them.
+
 A file is read as a stream and trusted in nothing: not its size, its encoding, its compression or the shape of its
 rows. Whatever is wrong is a `ValueError` that names the file, the line (counted from 1) and the way out.
 """
@@ -8,8 +11,11 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
+import itertools
 import json
 import os
+import re
 import reprlib
 import sys
 import zlib
@@ -185,8 +191,10 @@ def _json_records(name: str, lines: Iterable[tuple[int, str]]) -> Iterator[Recor
 
 
 def _csv_records(name: str, lines: Iterable[tuple[int, str]]) -> Iterator[Record]:
+    texts = (line for _, line in lines)
+    first = list(itertools.islice(texts, 1))
     limit = csv.field_size_limit(min(sys.maxsize, LONGEST_LINE))  # the default, 131,072, is shorter than many documents
-    reader = csv.reader((line for _, line in lines), strict=True)
+    reader = csv.reader(itertools.chain(first, texts), strict=True, delimiter=_delimiter("".join(first)))
     try:
         header: list[str] = next(reader, [])
         if len(set(header)) < len(header):
@@ -205,6 +213,12 @@ def _csv_records(name: str, lines: Iterable[tuple[int, str]]) -> Iterator[Record
         raise ValueError(f"{name}, line {reader.line_num}: broken CSV ({error})") from None
     finally:
         csv.field_size_limit(limit)
+
+
+def _delimiter(header: str) -> str:
+    """What parts the fields of a header: a comma, or where it has none outside of quotes, a semicolon or a tab."""
+    unquoted = re.sub('"[^"]*"', "", header)
+    return next((mark for mark in ",;\t" if mark in unquoted), ",")
 
 
 def _parquet_records(name: str) -> Iterator[Record]:
@@ -230,6 +244,9 @@ def _lines(name: str) -> Iterator[tuple[int, str]]:
     """Number (from 1) and text of each line. Only "\\n" ends a line: a text may hold U+2028 or U+0085."""
     opened = gzip.open if name.lower().endswith(".gz") else open
     with opened(name, "rb") as stream:
+        if opened is open and stream.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            yield from _wide_lines(name, stream)
+            return
         number = 0
         while True:
             number += 1
@@ -252,6 +269,21 @@ def _lines(name: str) -> Iterator[tuple[int, str]]:
                     f"{name}, line {number}: byte {error.start} (0x{byte:02x}) is not UTF-8; {hint}"
                 ) from None
             yield number, text
+
+
+def _wide_lines(name: str, stream: Any) -> Iterator[tuple[int, str]]:
+    """The same of UTF-16."""
+    with io.TextIOWrapper(stream, "utf-16", newline="\n") as text:
+        for number in itertools.count(1):
+            try:
+                line = text.readline(LONGEST_LINE + 1)
+            except UnicodeError as error:
+                raise ValueError(f"{name}, line {number}: not whole UTF-16 ({error}); save the file as UTF-8") from None
+            if not line:
+                return
+            if len(line) > LONGEST_LINE:
+                raise ValueError(f"{name}, line {number}: longer than {LONGEST_LINE} characters; one row a line is expected")
+            yield number, line
 
 
 _repr = reprlib.Repr()  # bounded in depth and length: the value is whatever a file held

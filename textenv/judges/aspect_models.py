@@ -27,7 +27,7 @@ from textenv.episode import Episode, Span
 from textenv.judges.encodings import encode
 from textenv.judges.remembered import Remembered
 from textenv.judges.scorers import pick_label
-from textenv.models import load_token_classifier, pick_dtype
+from textenv.models import check_vocabulary, load_token_classifier, pick_dtype
 from textenv.segments import load_segmenter
 from textenv.tokenization import load_tokenizer
 from textenv.weights import marks
@@ -95,6 +95,7 @@ class TokenClassifierJudge:
         if not self.tokenizer.is_fast:
             raise ValueError(f"the tokenizer of {self.name} tells no character offsets; pass a fast one as tokenizer=")
         self.model = load_token_classifier(source, dtype=pick_dtype(dtype, device), device=device, shared=True)
+        check_vocabulary(self.model, self.tokenizer, self.name)
         config = self.model.config
         self.label = pick_label(config, label, self.name, "TokenClassifierJudge")
         self.label_name = str(config.id2label[self.label])

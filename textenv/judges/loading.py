@@ -18,11 +18,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from transformers import AutoConfig
 from transformers.utils.hub import cached_file
 
 from textenv.judges.scorers import REWARD_LABELS, SequenceClassifierScorer
-from textenv.models import refuse_model, resolve
+from textenv.models import open_config, refuse_model, resolve
 
 if TYPE_CHECKING:
     from textenv.task import Scorer
@@ -61,6 +60,11 @@ def load_scorer(
         return scorer
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(f"a scorer is a callable, a directory or a model name, got {source!r}")
+    if os.fspath(source).startswith(("http://", "https://")):
+        raise ValueError(
+            f"scorer={source!r} is a URL, which textenv/Detox-v0 alone takes (of a server that says how toxic a text is); give the "
+            "directory or name of a model, or a callable (episodes → scores) that asks the server"
+        )
     name, names, fit = os.fspath(source), _labels(source), _fit(source)
     template = fit.get("template", template)
     if not isinstance(label, tuple):
@@ -93,7 +97,7 @@ def _among(name: str, names: tuple[str, ...]) -> bool:
 
 def _labels(source: str | os.PathLike[str]) -> list[str]:
     """The names of a model's outputs; a causal language model's is its value head."""
-    config = AutoConfig.from_pretrained(resolve(source))
+    config = open_config(source)
     if any(saved.endswith(("ForCausalLM", "LMHeadModel")) for saved in config.architectures or []):
         return ["value"]
     return [str(config.id2label[index]) for index in sorted(config.id2label)]

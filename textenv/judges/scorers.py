@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import AutoConfig
 
 from textenv.attention import use_matmul_attention
 from textenv.batching import by_length, pass_tokens
@@ -28,7 +27,7 @@ from textenv.judges.attention import attention_weights
 from textenv.judges.reading import Reading, Rows
 from textenv.judges.retokenized import complete_ends, spread
 from textenv.judges.value_head import load_value_head
-from textenv.models import load_sequence_classifier, pick_device, pick_dtype, resolve
+from textenv.models import check_vocabulary, load_sequence_classifier, open_config, pick_device, pick_dtype
 from textenv.shapes import FINE, grain, rounded
 from textenv.tokenization import load_tokenizer
 
@@ -58,7 +57,7 @@ class SequenceClassifierScorer:
 
     Raises:
         ValueError: the label is not the model's (the message lists those that are); a template that does not end with {text};
-            a model without a trained head.
+            a model without a trained head, or with fewer ids than its tokenizer.
     """
 
     def __init__(
@@ -86,6 +85,7 @@ class SequenceClassifierScorer:
         self.name = os.fspath(source) if named else type(source).__name__
         self.tokenizer = load_tokenizer(source if tokenizer is None else tokenizer, need_eos=False, shared=True)
         self.model = _load(source, pick_dtype(dtype, device), pick_device(device))
+        check_vocabulary(self.model, self.tokenizer, self.name)
         if grain(self.model) != FINE:
             use_matmul_attention(self.model)
         config = self.model.config
@@ -283,7 +283,7 @@ def _load(source: Any, dtype: torch.dtype, device: torch.device) -> Any:
         return load_value_head(source, dtype=dtype, device=device) if hasattr(source, "v_head") else (
             load_sequence_classifier(source, dtype=dtype, device=device)
         )  # fmt: skip
-    saved = AutoConfig.from_pretrained(resolve(source)).architectures or []
+    saved = open_config(source).architectures or []
     if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in saved):
         return load_value_head(source, dtype=dtype, device=device)
     if saved and not any("SequenceClassification" in name for name in saved):

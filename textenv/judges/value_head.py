@@ -17,7 +17,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers.utils.hub import cached_file
 
-from textenv.models import load_causal_lm, resolve
+from textenv.models import load_causal_lm, opening, resolve
 
 __all__ = ["ValueHeadModel", "load_value_head"]
 
@@ -60,7 +60,8 @@ def load_value_head(source: Any, *, dtype: torch.dtype, device: torch.device) ->
     """
     if not isinstance(source, (str, os.PathLike)):
         return ValueHeadModel(source.pretrained_model, source.v_head.summary).to(device).eval()
-    weight, bias = (_tensor(resolve(source), name) for name in (_WEIGHT, _BIAS))
+    with opening(source):
+        weight, bias = (_tensor(resolve(source), name) for name in (_WEIGHT, _BIAS))
     if weight is None:
         raise ValueError(
             f"{os.fspath(source)} is a causal language model without a value head (no {_WEIGHT} in a safetensors file), so it "

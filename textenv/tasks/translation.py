@@ -92,6 +92,7 @@ class Translation(ConditionalTask):
     critique = CRITIQUE
     world = world
     fluency_model = None  # the embedded language model writes English
+    reward_model = "textenv/tiny-reward"
 
     def __init__(
         self,

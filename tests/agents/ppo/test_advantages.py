@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textenv.agents.ppo.advantages import gae, whiten
+from textenv.agents.ppo.advantages import gae, scaled, whiten
 from textenv.agents.ppo.kl import KLCoefficient
 
 NUMBER = st.floats(-10, 10)
@@ -73,6 +73,21 @@ def test_equal_advantages_become_zero_and_a_single_one_stays() -> None:
 # --- The coefficient of the KL penalty ---------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("by", "deviation"), [("std", 1.0), ("sqrt_std", 3.0)])
+def test_scaled_rewards_of_deviation_nine_have_one_and_three_as_released(by: Any, deviation: float) -> None:
+    rewards = torch.randn(200, generator=torch.Generator().manual_seed(0))
+    rewards = 9.0 * (rewards - rewards.mean()) / rewards.std() + 5.0
+    found = scaled(rewards, by)
+    assert found.std().item() == pytest.approx(deviation, abs=1e-4)
+    assert (found.mean() / found.std()).item() == pytest.approx(5 / 9, abs=1e-4), "the mean is scaled, and not taken out"
+
+
+def test_a_reward_at_the_padded_end_counts_as_one_at_the_last_token_where_nothing_is_discounted() -> None:
+    rewards, values = torch.tensor([0.0, 0.0, 1.0]), torch.tensor([0.3, -0.2, 0.5])
+    padded = gae(torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0]), torch.tensor([0.3, -0.2, 0.5, 0.0, 0.0]), [5], gae_lambda=1.0)[0]
+    torch.testing.assert_close(gae(rewards, values, [3], gae_lambda=1.0)[0], padded[:3])
+
+
 def test_a_fixed_coefficient_stays() -> None:
     beta = KLCoefficient(0.1)
     beta.update(100.0, 1000)
@@ -87,7 +102,7 @@ def test_an_adaptive_coefficient_follows_the_clipped_error(kl: float, factor: fl
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [((-0.1, None), "kl_coef must not be negative"), ((0.1, 0.0), "kl_target must be above 0")]
+    ("arguments", "message"), [((-0.1, None), "kl_coef must be at least 0"), ((0.1, 0.0), "kl_target must be above 0")]
 )
 def test_an_impossible_coefficient_is_refused(arguments: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -24,6 +24,7 @@ from tests import worlds
 from tests.worlds import EOS, Memory, make
 from textenv.agents import LMPolicy, TokenPPO, evaluate, rollout
 
+NAN = float("nan")
 BATCH = {"n_episodes": 8, "batch_size": 4, "n_epochs": 2}
 
 
@@ -163,13 +164,33 @@ def test_schedules_follow_the_remaining_share_of_the_run() -> None:
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"n_epochs": 0}, "n_epochs must be at least 1, got 0"),
         ({"max_grad_norm": -1.0}, "max_grad_norm must be above 0, got -1.0"),
-        ({"kl_coef": -1.0}, "kl_coef must not be negative"),
+        ({"kl_coef": -1.0}, "kl_coef must be at least 0"),
+        ({"kl_coef": NAN}, "kl_coef must be at least 0, got nan"),
         ({"kl_target": 0.0}, "kl_target must be above 0"),
+        ({"kl_target": NAN}, "kl_target must be above 0, got nan"),
+        ({"kl_target": 6.0, "kl_horizon": 0}, "kl_horizon must be above 0, got 0"),
+        ({"target_kl": -1}, "target_kl must be above 0, got -1"),
+        ({"target_kl": 0}, "target_kl must be above 0, got 0"),
+        ({"learning_rate": float("inf")}, "learning_rate must be a finite number, got inf"),
+        ({"learning_rate": lambda left: -left}, "learning_rate must be at least 0, got -1.0"),
+        ({"value_learning_rate": -1.0}, "value_learning_rate must be at least 0, got -1.0"),
+        ({"clip_range": 0.0}, "clip_range must be above 0, got 0.0"),
+        ({"clip_range": lambda left: -0.2 * left}, "clip_range must be above 0, got -0.2"),
+        ({"clip_range_high": NAN}, "clip_range_high must be above 0, got nan"),
+        ({"clip_range_vf": 0.0}, "clip_range_vf must be above 0, got 0.0"),
+        ({"ent_coef": NAN}, "ent_coef must be a finite number, got nan"),
+        ({"vf_coef": NAN}, "vf_coef must be a finite number, got nan"),
+        ({"vf_coef": -0.1}, "vf_coef must be at least 0, got -0.1"),
+        ({"temperature": NAN}, "temperature must be above 0, got nan"),
     ],
 )
 def test_a_bad_setting_is_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         agent(**options)
+
+
+def test_a_negative_bonus_on_the_entropy_can_be_meant() -> None:
+    assert agent(ent_coef=-0.01).learn(1).ent_coef == -0.01
 
 
 def test_no_timesteps_are_refused() -> None:

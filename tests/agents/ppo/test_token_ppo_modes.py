@@ -27,6 +27,7 @@ MODES: dict[str, dict[str, Any]] = {
     **{mode: {"loss_aggregation": mode} for mode in AGGREGATIONS},
     "a separate value": {"value_model": "separate"},
     "clip-higher": {"clip_range_high": 0.28},
+    "whitened rewards": {"whiten_rewards": "std"},
     "entropy": {"ent_coef": 0.1, "loss_aggregation": "sequence"},
     "nlpo": {"nlpo": NLPO(0.5)},
     "nlpo, grpo": {"nlpo": NLPO(0.5), "advantage": "grpo"},
@@ -213,6 +214,18 @@ def test_the_share_of_groups_that_tell_nothing_is_logged() -> None:
     assert row["rollout/reward_std"] > 0
 
 
+def test_whitened_rewards_leave_whitened_advantages_without_a_value_as_they_were() -> None:
+    one, other = (agent(model=stopping(), advantage="reinforce++", whiten_rewards=by) for by in (None, "std"))
+    with worlds.seeded(0):
+        episodes = rollout(one.env, one.policy, 8, torch.Generator().manual_seed(0))
+    plain, whitened = one.prepare(episodes), other.prepare(episodes)
+    torch.testing.assert_close(whitened.advantages, plain.advantages)
+    rewards = plain.returns.std() / whitened.returns.std()
+    torch.testing.assert_close(plain.returns / rewards, whitened.returns)
+    assert rewards > 0
+    assert abs(float(rewards) - 1) > 0.01
+
+
 # --- Settings ----------------------------------------------------------------------------------------------------------
 
 
@@ -223,6 +236,12 @@ def test_what_is_left_out_is_as_in_the_estimators_paper(name: str) -> None:
         usual.group_size, usual.normalize_advantage, usual.loss_aggregation, usual.kl_in,
     )  # fmt: skip
     assert one.kl_estimator == ("k3" if usual.kl_in == "loss" else "k1")
+
+
+def test_a_coefficient_given_while_loading_is_the_one_that_counts(tmp_path: Path) -> None:
+    agent(kl_coef=0.3).save(tmp_path)
+    assert TokenPPO.load(tmp_path, environment()).kl.value == 0.3
+    assert TokenPPO.load(tmp_path, environment(), kl_coef=0.05).kl.value == 0.05
 
 
 @pytest.mark.parametrize("mode", ["reinforce++-baseline", "rloo on sequences", "k3 in the loss", "clip-higher", "dynamic sampling"])
@@ -275,6 +294,7 @@ def test_with_lora_the_base_stays_and_a_loaded_agent_goes_on(tmp_path: Path, opt
         ({"dynamic_sampling": 1}, "dynamic_sampling=1 needs texts to compare"),
         ({"dynamic_sampling": -1}, "dynamic_sampling must be at least 0, got -1"),
         ({"loss_aggregation": "mean"}, "loss_aggregation must be one of token, sequence, constant, got 'mean'"),
+        ({"whiten_rewards": True}, "whiten_rewards must be one of std, sqrt_std, got True"),
         ({"kl_in": "both"}, "kl_in must be one of reward, loss, got 'both'"),
         ({"kl_estimator": "k4"}, "kl_estimator must be one of k1, k2, k3, got 'k4'"),
         ({"reference_sync_every": 0}, "reference_sync_every must be at least 1, got 0"),
@@ -300,6 +320,7 @@ SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
     "grpo on sequences": ("sparse", {"advantage": "grpo", "advantage_level": "sequence"}),
     "nlpo": ("sparse", {"nlpo": NLPO(0.9, refresh_every=2)}),
     "a separate value": ("critic_span", {"value_model": "separate", "value_warmup": 1}),
+    "whitened rewards": ("critic_span", {"whiten_rewards": "sqrt_std"}),
     "kl in the loss": ("sparse", {"kl_in": "loss", "kl_coef": 1e-3}),
     "clip-higher, every text alike": ("sparse", {"clip_range_high": 0.28, "loss_aggregation": "sequence"}),
 }

@@ -1,5 +1,6 @@
 """A value that reads the policy's states and leaves them alone."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,25 @@ def test_making_one_leaves_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
     ValueHead(8, CPU)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_it_is_made_on_the_cpu_whatever_its_device() -> None:
+    seen: list[str] = []
+
+    class Watched(ValueHead):
+        def reset_parameters(self) -> None:
+            seen.append(self.weight.device.type)
+
+    head = Watched(8, torch.device("meta"))
+    assert seen == ["cpu"]
+    assert {p.device.type for p in head.parameters()} == {"meta"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_making_one_leaves_the_generator_of_its_gpu_alone() -> None:
+    before = torch.cuda.get_rng_state()
+    ValueHead(8, torch.device("cuda"))
+    assert torch.equal(before, torch.cuda.get_rng_state())
 
 
 def test_it_learns_what_no_linear_head_can() -> None:
@@ -90,6 +110,32 @@ def test_a_saved_agent_goes_on_with_the_head_it_has(value_model: Any, tmp_path: 
     whole.learn(1, reset_num_timesteps=False)
     cut.learn(1, reset_num_timesteps=False)
     assert worlds.same_weights(cut.policy, whole.policy)
+
+
+def test_an_agent_of_before_its_value_had_a_name_goes_on_with_the_shared_head(tmp_path: Path) -> None:
+    one = agent(value_model="shared").learn(1)
+    one.save(tmp_path)
+    said = json.loads((tmp_path / "agent.json").read_text())
+    del said["settings"]["value_model"]
+    (tmp_path / "agent.json").write_text(json.dumps(said))
+    two = TokenPPO.load(tmp_path, one.env)
+    assert two.policy.value_head.weight.any()
+    for each in (one, two):
+        each.env.reset(seed=1)
+        each.learn(1, reset_num_timesteps=False)
+    assert worlds.same_weights(one.policy, two.policy)
+
+
+@pytest.mark.parametrize(("first", "second"), [(None, "shared"), ("shared", None)])
+def test_a_second_agent_on_the_same_policy_leaves_the_head_of_the_first_alone(first: Any, second: Any) -> None:
+    one = agent(value_model=first)
+    head = one.policy.value_head
+    two = TokenPPO(one.policy, one.env, value_model=second)
+    assert one.policy.value_head is head
+    assert two.policy.model is one.policy.model
+    assert isinstance(two.policy.value_head, ValueHead) == (second is None)
+    one.learn(1)
+    assert head.weight.any()
 
 
 def test_a_policy_that_has_one_keeps_it() -> None:

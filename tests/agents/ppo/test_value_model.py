@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests import worlds
 from tests.worlds import Memory, make
 from textenv.agents import LMPolicy, TokenPPO, rollout
 from textenv.agents.ppo.value_model import ValueModel
+from textenv.agents.value_head import ValueHead
 
 KINDS = {"llama": worlds.llama, "gpt2": worlds.gpt2, "gemma2": worlds.gemma2, **worlds.ENCODER_DECODERS}
 
@@ -144,6 +146,33 @@ def test_a_value_model_without_a_name_has_to_be_given_again(tmp_path: Path) -> N
         TokenPPO.load(tmp_path / "a", environment())
     again = TokenPPO.load(tmp_path / "a", environment(), value_model=worlds.gpt2(seed=4))
     assert worlds.same_weights(one.value_model, again.value_model)
+
+
+def test_states_is_a_name_of_the_default() -> None:
+    one = agent(value_model="states")
+    assert (one.value_model, type(one.policy.value_head)) == (None, ValueHead)
+
+
+def moments(one: TokenPPO) -> list[Any]:
+    """What the optimizer knows of each weight of the policy's model that learns."""
+    return [one.optimizer.state[p]["exp_avg"] for p in one.policy.model.parameters() if p.requires_grad]
+
+
+@pytest.mark.parametrize("model", [{}, {"lora": 2}, {"frozen_layers": 1}], ids=str)
+@pytest.mark.parametrize(("was", "now"), list(itertools.permutations([None, "shared", "separate"], 2)))
+def test_a_value_of_another_kind_begins_anew_and_the_policy_goes_on(
+    was: Any, now: Any, model: dict[str, Any], tmp_path: Path
+) -> None:
+    one = agent(value_model=was, **model).learn(1)
+    one.save(tmp_path / "a")
+    with pytest.warns(UserWarning, match=f"saved with value_model={was!r}, not {now!r}: the value begins anew"):
+        two = TokenPPO.load(tmp_path / "a", environment(), value_model=now)
+    assert all(torch.equal(a, b) for a, b in zip(moments(one), moments(two), strict=True))
+    assert worlds.same_weights(one.policy.model, two.policy.model)
+    head = two.policy.value_head if two.value_model is None else two.value_model.reader.value_head
+    assert not head.weight.any()
+    two.learn(1, reset_num_timesteps=False)
+    assert head.weight.any()
 
 
 def test_what_is_no_model_is_named() -> None:

@@ -18,7 +18,7 @@ from tests import worlds
 from tests.worlds import BYTES, EOS, Memory, make
 from textenv.agents import LMPolicy, evaluate
 from textenv.agents.preferences.learner import DPO, TREG, PreferenceLearner, SimPO
-from textenv.agents.preferences.pairs import Pair, sample_pairs
+from textenv.agents.preferences.pairs import Pair, sample_pairs, with_explored
 from textenv.episode import Episode, Prompt
 
 ROWS = [
@@ -119,7 +119,7 @@ def test_treg_moves_the_tokens_of_a_text_apart_as_their_rewards_say() -> None:
 
 def test_one_step_of_selm_moves_away_from_what_the_reference_writes() -> None:
     one, base = (given(selm_alpha=a, learning_rate=lambda _: 1e-3, batch_size=3) for a in (50.0, 0.0))
-    written = one._with_explored(one.pairs)
+    written = with_explored(one.pairs, one.reference, one.rule, one.reading)
     prompts, tokens = [p.explored.prompt_tokens for p in written], [p.explored.tokens for p in written]
     after = [a.learn(1).policy.evaluate(prompts, tokens, a.rule).log_probs.sum().item() for a in (one, base)]
     before = one.reference.evaluate(prompts, tokens, one.rule).log_probs.sum().item()
@@ -358,11 +358,18 @@ def test_a_rate_that_is_a_number_rises_and_falls() -> None:
         ({"treg_alpha": -0.1}, "treg_alpha and selm_alpha must not be negative, got -0.1"),
         ({"treg_weight": "none"}, 'treg_weight must be "pair" or "static", got \'none\''),
         ({"loss": "ipo"}, "loss must be one of"),
+        ({"update_reference": True}, "update_reference=True .* pairs that are given make no rounds"),
+        ({"learning_rate": lambda left: -left}, "learning_rate must be at least 0, got -1.0"),
     ],
 )
 def test_a_bad_setting_is_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         given(**options)
+
+
+def test_a_reference_that_no_loss_reads_is_not_renewed() -> None:
+    with pytest.raises(ValueError, match=r"update_reference=True .* loss='simpo' reads no reference"):
+        sampling(SimPO, update_reference=True)
 
 
 def test_neither_pairs_nor_an_environment_are_refused() -> None:

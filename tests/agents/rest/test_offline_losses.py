@@ -18,6 +18,7 @@ from textenv.agents import LMPolicy, rollout
 from textenv.agents.rest.behaviour_values import behaviour_advantages, discounted
 from textenv.agents.rest.improving import Improver
 from textenv.agents.rest.offline_losses import BC, BVMPO, GOLD, OfflineAC, best_eta, loss_settings, offline_loss
+from textenv.agents.value_head import ValueHead
 from textenv.episode import Episode
 
 NAMES = pytest.mark.parametrize("name", ["bc", "gold", "offline_ac", "bvmpo"])
@@ -188,6 +189,15 @@ def test_a_fitted_value_explains_the_data_and_leaves_the_policy_alone() -> None:
     )
     assert np.square(np.concatenate(fitted)).mean() < 0.3 * np.square(np.concatenate(before)).mean()
     assert worlds.same_weights(policy.model, worlds.llama())
+
+
+def test_the_fitted_value_is_the_same_whichever_value_head_the_policy_has() -> None:
+    policy = LMPolicy(worlds.llama(), BYTES)
+    texts, rule, found = episodes(policy), world().get_wrapper_attr("action_rule"), []
+    for head in (policy.value_head, ValueHead(policy.width, policy.device)):
+        policy.value_head = head
+        found.append(behaviour_advantages(policy, texts, rule, torch.Generator().manual_seed(0), updates=5, learning_rate=3e-3))
+    assert np.concatenate(found[0]).tolist() == np.concatenate(found[1]).tolist()
 
 
 def test_the_fit_reads_no_more_texts_at_once_than_it_may_and_is_the_same() -> None:

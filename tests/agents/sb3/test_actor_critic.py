@@ -409,6 +409,23 @@ def test_training_goes_on_from_an_agent_of_this_library(tmp_path: Path) -> None:
     assert torch.equal(fresh.value_head.weight, ours.policy.value_head.weight)
 
 
+@pytest.mark.parametrize("named", [True, False], ids=["base by name", "base beside it"])
+def test_training_goes_on_from_an_agent_with_an_adapter(named: bool, llama_directory: Path, tmp_path: Path) -> None:
+    ours = TokenPPO(str(llama_directory) if named else worlds.llama(), world(), lora=4)
+    with torch.no_grad():
+        for name, parameter in ours.policy.model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    ours.save(tmp_path / "ours")
+    one = agent_of(tmp_path / "ours", ent_coef=0.1)
+    assert worlds.same_weights(one.policy.lm.model, ours.policy.model)
+    one.learn(16)
+    assert not worlds.same_weights(one.policy.lm.model, ours.policy.model), "the adapter learns"
+    one.policy.save(tmp_path / "policy")
+    again = LanguageModelActorCritic.load(tmp_path / "policy", device="cpu")
+    assert worlds.same_weights(again.lm, one.policy.lm)
+
+
 def test_a_configuration_makes_a_model_of_random_weights() -> None:
     config = worlds.llama().config
     one, other = (policy(config) for _ in range(2))
