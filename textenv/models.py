@@ -153,7 +153,8 @@ def check_vocabulary(model: Any, tokenizer: Any, name: str) -> None:
     Raises:
         ValueError: with both numbers.
     """
-    known = int(model.base_model.get_input_embeddings().weight.shape[0])
+    embeddings = getattr(model, "get_input_embeddings", None)  # a module of one's own need not have any
+    known = len(tokenizer) if embeddings is None else int(embeddings().weight.shape[0])
     if known < len(tokenizer):
         raise ValueError(
             f"{name} knows {known} ids, its tokenizer {len(tokenizer)}: they do not belong together; name the tokenizer that the "

@@ -401,7 +401,9 @@ def test_each_reading_declares_whether_it_keeps_the_return() -> None:
 
 
 def test_a_reward_model_with_another_tokenizer_is_not_called_causal() -> None:
-    other = SequenceClassifierScorer(worlds.classifier("llama"), label=1, tokenizer=worlds.tokenizers()["byte_level_bpe"])
+    model, tokenizer = worlds.classifier("llama"), worlds.tokenizers()["byte_level_bpe"]
+    model.resize_token_embeddings(len(tokenizer))
+    other = SequenceClassifierScorer(model, label=1, tokenizer=tokenizer)
     assert not red(other).get_wrapper_attr("causal")
     assert red(worlds.constant_scorer(0.0)).get_wrapper_attr("causal")
 
