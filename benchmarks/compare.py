@@ -3,6 +3,7 @@
     python -m benchmarks.compare --trl-python TRL/bin/python                        # S and M, 1 and 4 epochs, 3 rounds
     python -m benchmarks.compare --trl-python TRL/bin/python --grpo-python GRPO/bin/python --sb3-python SB3/bin/python
     python -m benchmarks.compare --trl-python TRL/bin/python --sizes S --epochs 1 --rounds 1 --iterations 2
+    python -m benchmarks.compare --device cuda                                      # ours alone: 124 M and 1.1 B
 
 `benchmarks.peers` says what to install for whom; every interpreter runs this checkout's files. A round runs each contender once, in
 a fresh process: the level of a machine drifts, ratios within a round hold. Ours are bf16 and fp32 with the value on the policy's
@@ -30,7 +31,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.arguments import count, counts, device, interpreter
 from benchmarks.stopwatch import PHASES, median, quiet
+from benchmarks.work_unit import SIZES
 from textenv.threads import set_threads
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,7 +44,7 @@ Command = tuple[str, list[str]]
 
 def contenders(given: argparse.Namespace, size: str, epochs: int) -> list[Command]:
     """(who, command line) of one cell of the table."""
-    case = ["--size", size, "--epochs", str(epochs), "--iterations"]
+    case = ["--size", size, "--epochs", str(epochs), *(["--device", given.device] if given.device != "cpu" else []), "--iterations"]
     of_module = {"TRL PPO": ("trl_ppo", given.trl_python), "TRL GRPO": ("trl_grpo", given.grpo_python)}
     found: list[Command] = []
     for precision, value in OURS:
@@ -122,18 +125,24 @@ def table(cells: dict[tuple[str, int], dict[str, list[Result]]]) -> Table:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--trl-python", help="an interpreter with trl==1.12.0")
-    parser.add_argument("--grpo-python", help="an interpreter with trl==1.16.0")
-    parser.add_argument("--sb3-python", help="an interpreter with stable-baselines3 (this one has it)")
-    parser.add_argument("--sizes", default="S,M")
-    parser.add_argument("--epochs", default="1,4")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--iterations", type=int, default=4, help="of each process, after one warm-up")
-    parser.add_argument("--threads", type=int, help="of every contender; default: textenv.threads")
+    parser.add_argument("--trl-python", type=interpreter, help="an interpreter with trl==1.12.0")
+    parser.add_argument("--grpo-python", type=interpreter, help="an interpreter with trl==1.16.0")
+    parser.add_argument("--sb3-python", type=interpreter, help="an interpreter with stable-baselines3 (this one has it)")
+    parser.add_argument("--sizes", help=f"of {', '.join(SIZES)}, separated by commas; default: S,M, on a GPU 124M,1.1B")
+    parser.add_argument("--epochs", type=counts, default=[1, 4], help="separated by commas (default: 1,4)")
+    parser.add_argument("--device", type=device, default="cpu", help="cpu; or cuda, without the peers, whose scripts are of a CPU")
+    parser.add_argument("--rounds", type=count, default=3)
+    parser.add_argument("--iterations", type=count, default=4, help="of each process, after one warm-up")
+    parser.add_argument("--threads", type=count, help="of every contender; default: textenv.threads")
     parser.add_argument("--out", type=Path, help="append every result to this file, a line of JSON each")
     given = parser.parse_args(arguments)
+    if given.device != "cpu" and (given.trl_python or given.grpo_python or given.sb3_python):
+        parser.error("the peers' scripts are of a CPU; leave their interpreters out, or --device")
+    sizes = (given.sizes or ("S,M" if given.device == "cpu" else "124M,1.1B")).split(",")
+    if unknown := sorted(set(sizes) - set(SIZES)):
+        parser.error(f"unknown sizes {', '.join(unknown)}; there are {', '.join(SIZES)}")
     threads = set_threads(given.threads)  # every process inherits it
-    keys = [(size, int(epochs)) for size in given.sizes.split(",") for epochs in given.epochs.split(",")]
+    keys = [(size, epochs) for size in sizes for epochs in given.epochs]
     cells: dict[tuple[str, int], dict[str, list[Result]]] = {key: {} for key in keys}
     console = Console(width=190, highlight=False)
     for round_ in range(given.rounds):

@@ -4,8 +4,7 @@
     python -m benchmarks.ppo --size S --epochs 4 --precision bf16 --threads 2
     python -m benchmarks.ppo --size S --epochs 1 --ragged                # texts end anywhere, beside texts of the mean length
     python -m benchmarks.ppo --size M --epochs 1 --vocabulary 50257 --new-tokens 512 --micro-batch-tokens 2112 --iterations 1
-    python -m benchmarks.ppo --device cuda --size 124M --episodes 64 --new-tokens 128
-    python -m benchmarks.ppo --device cuda --size 1.1B --family llama --episodes 256 --new-tokens 256
+    python -m benchmarks.ppo --device cuda                               # GPT-2, 124 M, 64 × 128 tokens; Llama, 1.1 B, 256 × 256
 
 The work of an iteration is `benchmarks.work_unit`'s. Medians over the undisturbed iterations (`benchmarks.stopwatch`) that follow
 one warm-up. Each case runs in a process of its own, so that its peak memory is its own: resident memory with Python and torch in
@@ -34,9 +33,10 @@ from rich.console import Console
 from rich.table import Table
 from stable_baselines3.common.logger import KVWriter, Logger
 
+from benchmarks.arguments import count, counts, device
 from benchmarks.arithmetic import Needs, copy_peak, matmul_peak
 from benchmarks.stopwatch import PHASES, Stopwatch, median, peak_memory, quiet
-from benchmarks.work_unit import FAMILIES, GAMMA, KL, LAMBDA, RATE, SIZES, Work, words
+from benchmarks.work_unit import FAMILIES, GAMMA, KL, LAMBDA, RATE, SHAPES, SIZES, Work, words
 from textenv import Prompt, SequenceClassifierScorer, TextEnv
 from textenv.agents import TokenPPO
 from textenv.allocator import keep_freed_memory
@@ -210,12 +210,14 @@ def table(results: Sequence[Result]) -> Table:
 
 def cases(given: argparse.Namespace) -> list[Case]:
     """The command line's. `--ragged` goes beside fixed texts of half the budget, about the mean length."""
-    sizes = ["S", "M"] if given.size == "both" else [given.size]
-    budget = given.new_tokens or (128 if given.ragged else 32)
+    pair = ["S", "M"] if given.device == "cpu" else ["124M", "1.1B"]
     found = []
-    for size in sizes:
-        for epochs in map(int, given.epochs.split(",")):
-            work = Work(size, epochs, given.family, given.episodes, new_tokens=budget, ids=given.vocabulary)
+    for size in pair if given.size == "both" else [given.size]:
+        episodes, tokens = SHAPES[size]
+        budget = given.new_tokens or (128 if given.ragged else tokens)
+        for epochs in given.epochs:
+            family = given.family or ("llama" if size == "1.1B" else "gpt2")
+            work = Work(size, epochs, family, given.episodes or episodes, new_tokens=budget, ids=given.vocabulary)
             how = given.precision, given.value, given.frozen_layers, given.micro_batch_tokens, given.device, given.iterations
             case = Case(work, *how)
             ragged = [replace(case, work=replace(work, new_tokens=n, ragged=n == budget)) for n in (budget // 2, budget)]
@@ -227,24 +229,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ppo", description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--size", choices=[*SIZES, "both"], default="both", help="of policy, reference and reward model; both: S, M"
+        "--size", choices=[*SIZES, "both"], default="both", help="of the models; both: S, M; on a GPU 124M, 1.1B"
     )
-    parser.add_argument("--family", choices=list(FAMILIES), default="gpt2")
-    parser.add_argument("--epochs", default="1,4", help="PPO epochs, separated by commas")
+    parser.add_argument("--family", choices=list(FAMILIES), help="default: gpt2, of 1.1B llama")
+    parser.add_argument("--epochs", type=counts, default=[1, 4], help="PPO epochs, separated by commas (default: 1,4)")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "medium"], default="auto")
     parser.add_argument("--value", choices=["states", "shared", "separate"], default="states", help="TokenPPO's value_model")
     parser.add_argument("--frozen-layers", type=int, default=0, help="lower blocks that are not learned")
-    parser.add_argument("--micro-batch-tokens", type=int, help="tokens a forward pass at most; default: a minibatch")
-    parser.add_argument("--episodes", type=int, default=64, help="texts an iteration")
-    parser.add_argument("--new-tokens", type=int, help="tokens a text; default: 32, with --ragged at most 128")
-    parser.add_argument("--vocabulary", type=int, help="ids; default: the size's")
+    parser.add_argument("--micro-batch-tokens", type=count, help="tokens a forward pass at most; default: a minibatch")
+    parser.add_argument("--episodes", type=count, help="texts an iteration; default: the size's")
+    parser.add_argument("--new-tokens", type=count, help="tokens a text; default: the size's, with --ragged at most 128")
+    parser.add_argument("--vocabulary", type=count, help="ids; default: the size's")
     parser.add_argument("--ragged", action="store_true", help="EOS at each length with the same probability (gpt2 alone)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--threads", type=int, help="torch threads; default: textenv.threads")
-    parser.add_argument("--iterations", type=int, default=5, help="measured iterations, after one warm-up")
+    parser.add_argument("--device", type=device, default="cpu", help="cpu or cuda")
+    parser.add_argument("--threads", type=count, help="torch threads; default: textenv.threads")
+    parser.add_argument("--iterations", type=count, default=5, help="measured iterations, after one warm-up")
     parser.add_argument("--json", action="store_true", help="one JSON object a case, instead of the table")
     given = parser.parse_args(arguments)
-    if given.ragged and given.family != "gpt2":
+    if given.ragged and (given.family == "llama" or given.size == "1.1B"):
         parser.error("--ragged is made of GPT-2's position embeddings; leave --family out")
     set_threads(given.threads)
     results = []

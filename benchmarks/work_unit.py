@@ -27,7 +27,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-__all__ = ["FAMILIES", "GAMMA", "KL", "LAMBDA", "RATE", "SIZES", "Work", "end_uniformly", "words"]
+__all__ = ["FAMILIES", "GAMMA", "KL", "LAMBDA", "RATE", "SHAPES", "SIZES", "Work", "end_uniformly", "words"]
 
 FAMILIES = {
     "gpt2": (GPT2LMHeadModel, GPT2ForSequenceClassification),
@@ -39,6 +39,7 @@ SIZES = {  # layers, width, heads, key–value heads, inner width (None: 4 × wi
     "124M": (12, 768, 12, 12, None, 50_257),
     "1.1B": (22, 2048, 32, 4, 5632, 32_000),
 }
+SHAPES = {"S": (64, 32), "M": (64, 32), "124M": (64, 128), "1.1B": (256, 256)}  # texts an iteration, new tokens a text
 SPECIAL = ("<pad>", "</s>", "<s>", "<unk>")
 PAD, EOS, BOS = 0, 1, 2
 KL, GAMMA, LAMBDA, RATE = 0.05, 1.0, 0.95, 1e-5

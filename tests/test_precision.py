@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests import worlds
@@ -139,6 +140,26 @@ def test_a_checkpoint_keeps_the_precision_and_load_may_say_another(tmp_path: Pat
 def test_a_precision_beside_a_policy_that_has_one_is_refused() -> None:
     with pytest.raises(ValueError, match=r"precision='bf16' .*are for a policy that is made here"):
         TokenPPO(LMPolicy(worlds.llama()), make(), precision="bf16")
+
+
+class _Casts(TorchDispatchMode):
+    """How often a matrix of this shape was cast."""
+
+    def __init__(self, shape: torch.Size) -> None:
+        super().__init__()
+        self.shape, self.count = shape, 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        self.count += operation is torch.ops.aten._to_copy.default and arguments[0].shape == self.shape
+        return operation(*arguments, **(options or {}))
+
+
+def test_weights_are_cast_once_and_not_for_each_token() -> None:
+    policy = LMPolicy(worlds.llama(), precision="bf16", device="cpu")
+    weight = policy.model.model.layers[0].mlp.up_proj.weight
+    with _Casts(weight.shape) as casts:
+        policy.sample([np.array([5, 6])] * 3, ActionRule(VOCABULARY, EOS, 12, 12), torch.rand(3, 12))
+    assert 1 <= casts.count <= 2 * len(policy.model.model.layers), "gate_proj has that shape, too"
 
 
 def test_an_agent_learns_in_bf16() -> None:

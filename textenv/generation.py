@@ -26,6 +26,7 @@ from torch import Tensor
 
 from textenv.kv_cache import BLOCK, make_room
 from textenv.layouts import layout_of
+from textenv.precision import without_gradients
 from textenv.shapes import FINE, few, grain
 from textenv.shared_prefix import begin_sharing
 
@@ -133,7 +134,7 @@ def invert(probabilities: Tensor, uniforms: Tensor, *, top_k: int = 0, top_p: fl
     return torch.where(impossible, probabilities.argmax(-1, keepdim=True), chosen).squeeze(-1)
 
 
-@torch.inference_mode()
+@without_gradients
 def generate(
     model: Any,
     prompts: Sequence[NDArray[np.int64]],

@@ -51,8 +51,10 @@ def check_head(model: Any, inputs: Mapping[str, Tensor], blank: Blank) -> None:
     if model in _AGREE:
         return
     few = {name: tensor[:1, :2] for name, tensor in inputs.items()}
-    hidden, head, logits = _read(model, few, 0, slice(None), blank, slice(None))
-    if not torch.allclose(head(hidden).float(), logits.float(), rtol=1e-3, atol=1e-4, equal_nan=True):
+    with torch.autocast(model.device.type, enabled=False):  # else it keeps cast weights that carry no gradient
+        hidden, head, logits = _read(model, few, 0, slice(None), blank, slice(None))
+        again = head(hidden).float()
+    if not torch.allclose(again, logits.float(), rtol=1e-3, atol=1e-4, equal_nan=True):
         raise ValueError(
             f"the logits of {type(model).__name__} are not a function of what its {type(model.get_decoder()).__name__} "
             "puts out; give a model whose head reads the last hidden state"

@@ -15,9 +15,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal, get_args
+from functools import wraps
+from typing import Any, Literal, ParamSpec, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +27,12 @@ from torch.nn.functional import linear
 
 from textenv.attention import use_matmul_attention
 
-__all__ = ["AUTO_ON_CPU", "Precision", "casting_once", "computing", "differentiating", "medium", "prepare", "resolved"]
+__all__ = [
+    "AUTO_ON_CPU", "Precision", "casting_once", "computing", "differentiating", "medium", "prepare", "resolved", "without_gradients",
+]  # fmt: skip
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Precision = Literal["auto", "fp32", "bf16", "medium"]
 AUTO_ON_CPU: Precision = "fp32"
 """bf16 learns as well where a language is already there, and perhaps not from random weights (`benchmarks.parity`, README)."""
@@ -84,6 +89,21 @@ def prepare(model: Any) -> None:
     head = model.get_output_embeddings()
     if type(head) is nn.Linear and not isinstance(head.forward, _Float32Head):
         head.forward = _Float32Head(head)  # type: ignore[assignment, method-assign]
+
+
+def without_gradients(function: Callable[P, T]) -> Callable[P, T]:
+    """Run a function of many passes in inference mode; under autocast without gradients only.
+
+    In inference mode autocast keeps no cast weights (PyTorch 2.13; others did), and would cast each at every token.
+    """
+
+    @wraps(function)
+    def silent(*arguments: P.args, **options: P.kwargs) -> T:
+        casts = any(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda"))
+        with torch.no_grad() if casts else torch.inference_mode():
+            return function(*arguments, **options)
+
+    return silent
 
 
 @contextmanager

@@ -194,8 +194,9 @@ class PPOIteration(Learner):
         """The indices of the episodes that are read in one pass."""
         lengths = [len(e.prompt_tokens) + len(e.tokens) for e in episodes]
         overhead = pass_tokens(self.policy.device.type)
-        room = 1 if torch.is_grad_enabled() else 4  # without gradients a pass keeps nothing of its layers
-        tokens = sys.maxsize if self.micro_batch_tokens is None else room * self.micro_batch_tokens
+        learning, most = torch.is_grad_enabled(), self.micro_batch_tokens
+        room = 1 if learning else 4  # without gradients a pass keeps nothing of its layers
+        tokens = room * most if most else sys.maxsize if learning else None
         with self.policy.autocast():
             shapes = grain(self.policy.model)
         return by_length(lengths, room * self.micro_batch_size, tokens, overhead=overhead, grain=shapes)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmarks.compare import ROOT, contenders, rate, ratio, run, table
+from benchmarks.compare import ROOT, contenders, main, rate, ratio, run, table
 
-GIVEN = {"trl_python": "trl", "grpo_python": None, "sb3_python": "sb3", "iterations": 4}
+GIVEN = {"device": "cpu", "trl_python": "trl", "grpo_python": None, "sb3_python": "sb3", "iterations": 4}
 
 
 def result(seconds: float, others: float = 0.0, **more: Any) -> dict[str, Any]:
@@ -24,6 +24,30 @@ def test_peers_are_run_by_the_interpreters_that_are_given() -> None:
     assert found["TRL PPO"][:3] == ["trl", "-m", "benchmarks.peers.trl_ppo"]
     assert found["SB3 PPO by hand"][0] == "sb3"
     assert "TRL GRPO" not in found
+
+
+def test_ours_alone_runs_on_a_gpu() -> None:
+    alone = argparse.Namespace(**{**GIVEN, "device": "cuda", "trl_python": None, "sb3_python": None})
+    found = dict(contenders(alone, "124M", 1))
+    assert len(found) == 3
+    assert all(command[command.index("--device") + 1] == "cuda" for command in found.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epochs", "x"], "a whole number from 1 on, got 'x'"),
+        (["--rounds", "0"], "a whole number from 1 on, got '0'"),
+        (["--sizes", "S,L"], "unknown sizes L; there are S, M, 124M, 1.1B"),
+        (["--trl-python", "missing/python"], "no program at 'missing/python'"),
+        (["--device", "abacus"], "no device 'abacus' here"),
+        (["--device", "meta", "--trl-python", sys.executable], "the peers' scripts are of a CPU"),
+    ],
+)
+def test_bad_arguments_are_told_before_any_work(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert message in capsys.readouterr().err
 
 
 def test_stepping_is_compared_in_one_cell_alone() -> None:

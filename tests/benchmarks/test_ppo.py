@@ -70,6 +70,14 @@ def test_ragged_stands_beside_fixed_texts_of_the_mean_length(monkeypatch: pytest
     assert [(case.work.new_tokens, case.work.ragged) for case in found] == [(64, False), (128, True)]
 
 
+def test_a_gpu_gets_larger_models_and_longer_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Case] = []
+    monkeypatch.setattr(ppo, "cases", lambda given: found.extend(cases(given)) or [])
+    main(["--device", "meta", "--epochs", "1", "--json"])
+    works = [(case.work.size, case.work.family, case.work.episodes, case.work.new_tokens) for case in found]
+    assert works == [("124M", "gpt2", 64, 128), ("1.1B", "llama", 256, 256)]
+
+
 @pytest.mark.slow
 def test_prints_one_json_object_a_case(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--size", "S", "--epochs", "1", "--iterations", "1", "--json"])
