@@ -34,7 +34,7 @@ from textenv.episode import Prompt
 from textenv.fitting.training import learning_rate_factor
 from textenv.generation import ActionRule
 from textenv.layouts import prompt_end, prompt_ids
-from textenv.precision import Precision
+from textenv.precision import Precision, differentiating
 
 __all__ = ["BehaviourCloning"]
 
@@ -186,7 +186,8 @@ class BehaviourCloning(Learner):
         self.optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.policy.device)
         for part in self._losses(batch):
-            (part / tokens).backward()
+            with differentiating(self.policy.precision):
+                (part / tokens).backward()
             loss += part.detach()
         norm = torch.nn.utils.clip_grad_norm_(self.policy.model.parameters(), self.max_grad_norm)
         value = loss.item() / tokens

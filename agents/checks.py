@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["above", "at_first", "at_least", "finite", "one_of", "within"]
+__all__ = ["above", "at_first", "at_least", "finite", "one_of", "truncation", "within"]
 
 
 def at_least(least: int, **counts: Any) -> None:
@@ -98,6 +98,21 @@ def one_of(choices: Iterable[str], **settings: Any) -> None:
     for name, value in settings.items():
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+
+
+def truncation(top_k: int, top_p: float) -> None:
+    """Refuse a truncation of a distribution that keeps nothing, or more than all.
+
+    >>> truncation(0, 1.5)
+    Traceback (most recent call last):
+    ValueError: top_p must lie in 0..1, got 1.5
+
+    Raises:
+        ValueError: outside. TypeError: no number.
+    """
+    at_least(0, top_k=top_k)
+    above(0, top_p=top_p)
+    within(0, 1, top_p=top_p)
 
 
 def _numbers(settings: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -27,10 +27,19 @@ __all__ = ["Evaluation", "as_language_model", "as_policy", "evaluate"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """n × k judged texts, those of one prompt together, and what they amount to."""
+    """n × k judged texts, and what they amount to.
+
+    Attributes:
+        episodes: (n k) of them, those of one prompt together.
+        metrics: name → value; most are an `Estimate`, a float with an interval.
+    """
 
     episodes: Sequence[Episode]
     metrics: Mapping[str, float]
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={float(value):.4g}" for name, value in self.metrics.items())
+        return f"Evaluation({len(self.episodes)} episodes, {values})"
 
 
 def evaluate(

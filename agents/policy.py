@@ -38,7 +38,7 @@ from textenv.agents.same_tokens import check_tokens
 from textenv.agents.sampling import sample_texts
 from textenv.agents.value_head import linear_head
 from textenv.generation import ActionRule, Sampled, greedy, sample
-from textenv.layouts import Layout, Positions, layout_of
+from textenv.layouts import Layout, Positions, check_decodes, layout_of
 from textenv.models import quiet_files
 from textenv.precision import Precision, computing, prepare, resolved
 from textenv.saving import atomic_directory
@@ -169,8 +169,9 @@ class LMPolicy(nn.Module):
 
         Raises:
             TypeError: no text environment.
-            ValueError: fewer ids than the environment's tokenizer, another tokenizer, too few positions.
+            ValueError: fewer ids than the environment's tokenizer, another tokenizer, too few positions, recurrent layers.
         """
+        check_decodes(self.model, states=True)
         check_tokens(self, env)
         rule: ActionRule = env.get_wrapper_attr("action_rule")
         (longest,) = self.layout.prompts([np.full(env.get_wrapper_attr("max_prompt_tokens"), -1)], rule.prompt_end)

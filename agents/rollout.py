@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from textenv.agents.checks import truncation
 from textenv.agents.distributed.world import World
 from textenv.agents.engines.protocol import RolloutEngine
 from textenv.agents.overlap import overlapped
@@ -92,11 +93,13 @@ def rollout(
         for a server, it is called for parts, and more texts are written meanwhile (`textenv.agents.overlap`).
 
     Raises:
-        ValueError: n < 1, or another number of prompts; a language model whose tokens are not the environment's.
+        ValueError: n < 1, or another number of prompts; a top_k or top_p of nothing; a language model whose tokens are not the
+            environment's.
         What a scorer or a critic raises.
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
+    truncation(top_k, top_p)
     if isinstance(policy, LMPolicy):
         check_tokens(policy, env)
     asked = list(env.get_wrapper_attr("sample_prompts")(n) if prompts is None else prompts)

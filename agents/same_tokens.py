@@ -29,6 +29,7 @@ def check_tokens(policy: LMPolicy, env: gym.Env[Any, Any]) -> None:
     if policy.vocabulary < rule.vocabulary:
         raise ValueError(f"the policy knows {policy.vocabulary} ids, the environment's tokenizer {rule.vocabulary}: {way_out}")
     if own is not None and own is not theirs and own.get_vocab() != theirs.get_vocab():
+        name = policy.source or policy.model.name_or_path or type(policy.model).__name__
         raise ValueError(
-            f"policy {policy.source!r} and environment have different tokenizers ({len(own)} and {len(theirs)} ids): {way_out}"
+            f"policy {name!r} and environment have different tokenizers ({len(own)} and {len(theirs)} ids): {way_out}"
         )

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textenv.agents.checks import above, at_least
+from textenv.agents.checks import truncation
 from textenv.generation import ActionRule, Sampled, generate, greedy, invert
 from textenv.precision import casting_once
 
@@ -42,8 +42,7 @@ def sample_texts(
     record: bool = False,
 ) -> Sampled:
     """Texts, one per prompt. Arguments as for `LMPolicy.generate`; with `record`, log-probabilities and values too."""
-    above(0, top_p=top_p)
-    at_least(0, top_k=top_k)
+    truncation(top_k, top_p)
     policy.eval()
     asked = policy.layout.prompts(prompts, rule.prompt_end)
     order = sorted(range(len(asked)), key=lambda i: len(asked[i])) if len(asked) > batch_size else list(range(len(asked)))

@@ -19,10 +19,10 @@ from torch.distributions import Categorical
 import textenv  # noqa: F401 - registers the environments
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--rounds", type=int, default=30)
-parser.add_argument("--n-envs", type=int, default=16)
-parser.add_argument("--n-steps", type=int, default=64)
-parser.add_argument("--seed", type=int, default=0)
+parser.add_argument("--rounds", type=int, default=30, help="rollouts, each followed by updates")
+parser.add_argument("--n-envs", type=int, default=16, help="texts at a time")
+parser.add_argument("--n-steps", type=int, default=64, help="tokens of each text row a round")
+parser.add_argument("--seed", type=int, default=0, help="of the weights and the draws")
 options = parser.parse_args()
 gamma, gae_lambda, clip, epochs, minibatches = 1.0, 0.95, 0.2, 4, 4
 torch.manual_seed(options.seed)

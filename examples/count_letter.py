@@ -18,8 +18,8 @@ import textenv
 from textenv.agents import TokenPPO, evaluate
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--reward", default="critic_span", choices=sorted(textenv.REWARDS))
-parser.add_argument("--rounds", type=int, default=8)
+parser.add_argument("--reward", default="critic_span", choices=sorted(textenv.REWARDS), help="a reward by name")
+parser.add_argument("--rounds", type=int, default=8, help="of 2,560 tokens each, with a measurement behind")
 options = parser.parse_args()
 
 tokenizer = textenv.load_tokenizer("bytes")

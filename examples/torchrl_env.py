@@ -1,6 +1,6 @@
 """TorchRL drives a text environment through its own `GymEnv`.
 
-    pip install "torchrl>=0.14"
+    pip install 'textenv[torchrl]'
     python examples/torchrl_env.py [--updates 20]
 
 `check_env_specs` of TorchRL passes; its collector gathers tokens, its GAE and its `ClipPPOLoss` train a small actor and critic over
@@ -13,20 +13,25 @@ import argparse
 
 import gymnasium as gym
 import torch
-from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import nn
-from torchrl.collectors import Collector
-from torchrl.envs import GymWrapper, InitTracker, TransformedEnv, check_env_specs
-from torchrl.modules import OneHotCategorical, ProbabilisticActor, ValueOperator
-from torchrl.objectives import ClipPPOLoss
-from torchrl.objectives.value import GAE
 
 import textenv  # noqa: F401 - registers the environments
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--updates", type=int, default=20)
+parser.add_argument("--updates", type=int, default=20, help="rollouts, each followed by updates")
 parser.add_argument("--frames", type=int, default=512, help="tokens an update")
 options = parser.parse_args()
+
+try:
+    from tensordict.nn import TensorDictModule, TensorDictSequential
+    from torchrl.collectors import Collector
+    from torchrl.envs import GymWrapper, InitTracker, TransformedEnv, check_env_specs
+    from torchrl.modules import OneHotCategorical, ProbabilisticActor, ValueOperator
+    from torchrl.objectives import ClipPPOLoss
+    from torchrl.objectives.value import GAE
+except ImportError as error:
+    raise SystemExit(f"{error}; this example needs TorchRL: pip install 'textenv[torchrl]'") from None
+
 torch.manual_seed(0)
 
 env = TransformedEnv(GymWrapper(gym.make("textenv/CountLetter-v0", reward="critic_span", pay_every="token")), InitTracker())

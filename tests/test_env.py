@@ -291,8 +291,15 @@ def test_a_bad_argument_is_named_with_the_way_out(arguments: dict[str, Any], mes
 
 
 def test_an_unknown_argument_is_named_with_those_of_the_task() -> None:
-    with pytest.raises(TypeError, match=r"CountLetter takes no argument \['leter'\]; its own are \['letter'\]"):
+    takes = r"CountLetter takes no argument \['leter'\] \(did you mean letter\?\); its own are \['letter'\], those of every id tok"
+    with pytest.raises(ValueError, match=takes):
         make(leter="b")
+
+
+def test_a_misspelled_argument_of_every_id_is_named_alone() -> None:
+    with pytest.raises(ValueError, match=r"\['rewards'\] \(did you mean reward\?\); its own are \[\], .* reward, payment") as error:
+        gym.make("textenv/Detox-v0", rewards="critic_span")
+    assert "kwargs" not in str(error.value)
 
 
 def test_a_tokenizer_without_eos_is_refused() -> None:

@@ -50,5 +50,11 @@ def test_an_example_runs_to_its_end(name: str) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+def test_the_script_on_real_text_shows_its_usage() -> None:
+    done = subprocess.run(["bash", str(ROOT / "examples" / "real_text.sh"), "--help"], capture_output=True, text=True, check=True)
+    assert "bash examples/real_text.sh DATA OUT" in done.stdout
+    assert "set -euo" not in done.stdout
+
+
 def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from transformers.cache_utils import DynamicLayer
 
 from tests import worlds
@@ -17,8 +18,21 @@ from textenv.kv_cache import BLOCK, make_room
 from textenv.layouts import layout_of
 
 PROMPTS = [np.array(p) for p in ([97], [98, 99, 100, 101, 102], [103, 104], [98, 99, 100, 101, 102])]
+
+
+def alibi(kind: str, **options: Any) -> Any:
+    """A tiny model that knows distances, and no positions: "Bloom", or "Falcon" with `alibi=True`."""
+    settings = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "initializer_range": 0.2, "pad_token_id": None}
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=worlds.VOCABULARY, bos_token_id=257, eos_token_id=EOS, **settings, **options
+    )
+    with worlds.seeded():
+        return getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+
+
 DECODERS: dict[str, Callable[[], Any]] = {
     "gpt2": worlds.gpt2, "llama": worlds.llama, "gemma2": worlds.gemma2, "many heads": lambda: worlds.llama(num_attention_heads=4),
+    "bloom": lambda: alibi("Bloom"), "falcon with alibi": lambda: alibi("Falcon", alibi=True),
 }  # fmt: skip
 
 

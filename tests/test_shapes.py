@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests import worlds
 from textenv.agents import LMPolicy
+from textenv.agents.ppo.nlpo import NLPO, MaskedPolicy
 from textenv.batching import by_length
 from textenv.generation import ActionRule
 from textenv.judges.scorers import SequenceClassifierScorer
@@ -65,6 +66,20 @@ def test_texts_are_the_same_whichever_rows_stay(coarse: Any) -> None:
     exact = policy.generate(PROMPTS, rule, numbers)
     coarse()
     assert [t.tolist() for t in policy.generate(PROMPTS, rule, numbers)] == [t.tolist() for t in exact]
+
+
+def test_masks_of_an_older_policy_stay_with_their_texts_whichever_rows_stay(coarse: Any) -> None:
+    model = worlds.gpt2(initializer_range=0.6)
+    with torch.no_grad():
+        model.transformer.ln_f.bias.copy_(model.transformer.wte.weight[worlds.EOS])  # texts end at any length
+    policy, rule = MaskedPolicy(LMPolicy(model), NLPO(top_p=0.5)), ActionRule(worlds.VOCABULARY, worlds.EOS, 12)
+    prompts = [np.random.default_rng(i).integers(97, 122, 5) for i in range(32)]
+    coarse()
+    texts = policy.generate(prompts, rule, torch.rand(32, 12, generator=torch.Generator().manual_seed(0)))
+    kept = policy.masks(prompts, texts, rule)
+    policy.forget()
+    assert len({len(text) for text in texts}) > 3
+    assert torch.equal(kept, policy.masks(prompts, texts, rule))
 
 
 def test_columns_are_rounded_where_a_model_multiplies_in_bfloat16() -> None:

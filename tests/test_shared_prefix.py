@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tests import worlds
 from tests.worlds import EOS, VOCABULARY
 from textenv import shared_prefix
-from textenv.generation import generate
+from textenv.agents import LMPolicy
+from textenv.generation import ActionRule, generate
 from textenv.shared_prefix import common_beginning
 
 SHARED = list(range(40, 80))
@@ -31,8 +32,20 @@ def qwen() -> Any:
         return transformers.Qwen3ForCausalLM(config).eval()
 
 
+def gpt_neo() -> Any:
+    """Its second layer looks eight places back."""
+    config = transformers.GPTNeoConfig(
+        vocab_size=VOCABULARY, hidden_size=32, num_layers=2, num_heads=2, attention_types=[[["global", "local"], 1]], window_size=8,
+        max_position_embeddings=128, initializer_range=0.2, bos_token_id=257, eos_token_id=EOS,
+    )  # fmt: skip
+    with worlds.seeded():
+        return transformers.GPTNeoForCausalLM(config).eval()
+
+
 DECODERS: dict[str, Callable[[], Any]] = {"gpt2": worlds.gpt2, "llama": worlds.llama, "qwen": qwen}
-OTHERS: dict[str, Callable[[], Any]] = {"gemma2, a sliding window": worlds.gemma2, "t5": worlds.t5, "bart": worlds.bart}
+OTHERS: dict[str, Callable[[], Any]] = {
+    "gemma2, a sliding window": worlds.gemma2, "gpt_neo, a local layer": gpt_neo, "t5": worlds.t5, "bart": worlds.bart,
+}  # fmt: skip
 
 
 def told(model: Any) -> tuple[list[torch.Tensor], list[np.ndarray], int]:
@@ -67,6 +80,15 @@ def test_a_model_for_which_it_would_not_be_exact_reads_every_prompt_whole(name: 
     monkeypatch.setattr(shared_prefix, "LEAST", 1000)
     expected = told(model)
     assert [logits.tolist() for logits in found[0]] == [logits.tolist() for logits in expected[0]]
+
+
+def test_beyond_a_window_what_is_recorded_of_texts_is_what_is_computed_afterwards() -> None:
+    policy, rule = LMPolicy(gpt_neo(), device="cpu"), ActionRule(VOCABULARY, EOS, 8)
+    sampled = policy.sample(PROMPTS, rule, torch.rand(len(PROMPTS), 8, generator=torch.Generator().manual_seed(0)))
+    with torch.no_grad():
+        again = policy.evaluate(PROMPTS, sampled.tokens, rule).log_probs
+    assert sampled.log_probs is not None
+    assert np.concatenate(sampled.log_probs) == pytest.approx(again.numpy(), abs=1e-5)
 
 
 @given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=6), min_size=1, max_size=4), st.integers(0, 40))

@@ -106,6 +106,12 @@ def test_a_directory_without_a_tokenizer_is_named_in_the_error(tmp_path) -> None
         load_tokenizer(str(tmp_path))
 
 
+def test_the_directory_of_a_run_names_that_of_its_agent(tmp_path) -> None:
+    byte_tokenizer().save_pretrained(tmp_path / "agent")
+    with pytest.raises(ValueError, match=f"holds no tokenizer .*; its agent does, give {tmp_path / 'agent'}"):
+        load_tokenizer(str(tmp_path))
+
+
 def test_a_tokenizer_without_eos_is_refused_with_the_way_out(tmp_path) -> None:
     tokenizer = byte_tokenizer()
     tokenizer.eos_token = None

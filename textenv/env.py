@@ -61,6 +61,7 @@ class TextEnv(gym.Env[Observation, np.int64]):
 
     Raises:
         ValueError: on bad arguments, with the value and the way out.
+        TypeError: another render_mode: Stable-Baselines3 asks for "rgb_array" first, and goes on without one after this alone.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012 - Gymnasium's own type
@@ -87,7 +88,7 @@ class TextEnv(gym.Env[Observation, np.int64]):
         if on_long_prompt not in ("truncate", "error"):
             raise ValueError(f'on_long_prompt must be "truncate" or "error", got {on_long_prompt!r}')
         if render_mode not in (None, "ansi"):
-            raise ValueError(f'render_mode must be None or "ansi", got {render_mode!r}')
+            raise TypeError(f'render_mode must be None or "ansi", got {render_mode!r}')
         if system is not None and not chat:
             raise ValueError(f"system={system!r} is a message of a chat template; pass chat=True with it")
         if tokenizer.eos_token_id is None:

@@ -38,7 +38,9 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Span:
-    """A half-open interval of characters of `Episode.text`, with what it is worth.
+    """A half-open interval of characters of `Episode.text`, with what each of its tokens is worth.
+
+    Wrappers pay `reward` to every token that overlaps the span: a word of six tokens gets it six times.
 
     >>> episode_text = "you weasel"
     >>> span = Span(4, 10, reward=-1.0, label="insult")

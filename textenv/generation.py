@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from textenv.kv_cache import BLOCK, make_room
-from textenv.layouts import layout_of
+from textenv.layouts import check_decodes, layout_of
 from textenv.precision import without_gradients
 from textenv.shapes import FINE, few, grain
 from textenv.shared_prefix import begin_sharing
@@ -37,6 +37,9 @@ Choose = Callable[[Tensor, Tensor, int], Tensor]
 
 Note = Callable[[Tensor, Tensor, int], None]
 """(last hidden states (b, H), rows (b,), step), before each choice."""
+
+
+_BROKEN = "the logits are NaN or infinite, or allow no token: the weights are broken (a run that diverged?), or overflow"
 
 
 class Sampled(NamedTuple):
@@ -109,6 +112,9 @@ def sample(logits: Tensor, uniforms: Tensor, *, top_k: int = 0, top_p: float = 1
 
     Returns:
         (b,) int64.
+
+    Raises:
+        FloatingPointError: a logit is NaN, or all are -inf. Told on a CPU alone: a device would have to be waited for.
     """
     return invert(logits.float().softmax(-1), uniforms, top_k=top_k, top_p=top_p)
 
@@ -126,7 +132,9 @@ def invert(probabilities: Tensor, uniforms: Tensor, *, top_k: int = 0, top_p: fl
     total = cumulative[:, -1:]
     # u·total may round up to total: stay below it, or a token of probability zero could be chosen.
     target = torch.minimum(uniforms[:, None].to(total) * total, torch.nextafter(total, torch.zeros_like(total)))
-    chosen = torch.searchsorted(cumulative, target, right=True)
+    if total.device.type == "cpu" and bool(total.isnan().any()):
+        raise FloatingPointError(_BROKEN)
+    chosen = torch.searchsorted(cumulative, target, right=True).clamp(max=cumulative.shape[-1] - 1)  # beyond the last: NaN
     # A parallel cumulative sum (CUDA) may rise by rounding where a probability is zero.
     impossible = probabilities.gather(-1, chosen) == 0
     if chosen.device.type == "cpu" and not bool(impossible.any()):
@@ -159,10 +167,12 @@ def generate(
         B arrays of the ids generated, EOS included, (T_b,) int64 each.
 
     Raises:
-        ValueError: the longest prompt and the budget do not fit into the model's positions.
+        ValueError: the longest prompt and the budget do not fit into the model's positions; the model has recurrent layers.
+        FloatingPointError: a logit is NaN, or infinite.
     """
     if not prompts:
         return []
+    check_decodes(model, states=note is not None)
     layout = layout_of(model)
     layout.check(max(map(len, prompts)), max_new_tokens)
     device = model.device
@@ -186,10 +196,13 @@ def generate(
                 make_room(model, decoding.cache)
         if note is not None:
             note(states[0], rows, step)
+        broken = ~(logits.sum(-1, dtype=torch.float32) < torch.inf).all()  # NaN or +inf; some models say -inf
         chosen = choose(logits, rows, step)
         tokens[rows[live], step] = chosen[live]
         live &= ~torch.isin(chosen, ends)
-        n_live = int(live.sum())
+        n_live, wrong = torch.stack([live.sum(), broken]).tolist()  # a device is waited for once a token
+        if wrong:
+            raise FloatingPointError(f"{type(model).__name__}, token {step}: {_BROKEN}")
         if n_live == 0:
             break
         decoding.advance(chosen, decoding.cache)

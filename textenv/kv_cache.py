@@ -6,8 +6,8 @@ for the next `BLOCK`; it is copied when that is full.
 
 1. The model is given the whole buffer, as by a `StaticCache`: what is behind the last token is masked. Its front alone would
    be no contiguous tensor, and PyTorch's products of bfloat16 would copy that at every step, too.
-2. Only decoders that can do with a `StaticCache` (transformers marks them), and only layers that keep all tokens. Sliding
-   windows, state spaces and encoder–decoders stay as they are.
+2. Only decoders that can do with a `StaticCache` (transformers marks them; of those with ALiBi none can), and only layers that
+   keep all tokens. Sliding windows, state spaces and encoder–decoders stay as they are.
 3. Under autocast the buffer is of autocast's dtype, in which the products read it anyway (models with rotary positions hand
    in float32 keys).
 """
@@ -28,12 +28,17 @@ BLOCK = 32
 
 def make_room(model: Any, cache: Any) -> None:
     """Let the cache that a model gave back as `past_key_values` take more tokens without copying what it holds."""
-    if not getattr(model, "_can_compile_fullgraph", False):
+    if not getattr(model, "_can_compile_fullgraph", False) or _alibi(model.config):
         return
     layers = cache.layers if type(cache) is DynamicCache else []
     for i, layer in enumerate(layers):
         if type(layer) is DynamicLayer and isinstance(layer.keys, Tensor) and layer.keys.dim() == 4 and layer.values is not None:
             layers[i] = _Roomy(layer.keys, layer.values)
+
+
+def _alibi(config: Any) -> bool:
+    """Whether a model makes its distances (ALiBi) of a mask of the tokens alone, so of fewer columns than a buffer has."""
+    return bool(getattr(config, "alibi", config.model_type == "bloom"))
 
 
 class _Roomy(DynamicLayer):

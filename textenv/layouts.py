@@ -35,9 +35,11 @@ from textenv.hidden_states import Head, check_head, hidden_states
 from textenv.shapes import grain, rounded
 from textenv.too_long import TextTooLong
 
-__all__ = ["Decoding", "Layout", "Positions", "layout_of", "left_pad", "prompt_end", "prompt_ids", "right_pad"]
+__all__ = ["Decoding", "Layout", "Positions", "check_decodes", "layout_of", "left_pad", "prompt_end", "prompt_ids", "right_pad"]
 
 Ids = NDArray[np.int64]
+RECURRENT = {"conv", "hybrid", "hybrid_sliding", "linear_attention", "mamba"}
+"""What transformers' `config.layer_types` calls layers that keep a state in the place of keys and values."""
 
 
 def prompt_end(tokenizer: Any) -> tuple[int, ...]:
@@ -129,7 +131,11 @@ class Layout(ABC):
 
     @abstractmethod
     def prompts(self, prompts: Sequence[Ids], end: Sequence[int]) -> list[Ids]:
-        """Prompts as the model reads them; `end` is what the tokenizer puts behind a text (`prompt_end`)."""
+        """Prompts as the model reads them; `end` is what the tokenizer puts behind a text (`prompt_end`).
+
+        Raises:
+            ValueError: there is nothing of one to read.
+        """
 
     @abstractmethod
     def room(self, prompt: int) -> int | None:
@@ -211,7 +217,7 @@ class _Decoder(Layout):
     """One row: the prompt and the text behind it; finished ones are flush left, so that no gap between them is computed."""
 
     def prompts(self, prompts: Sequence[Ids], end: Sequence[int]) -> list[Ids]:
-        return list(prompts)
+        return _filled(list(prompts))
 
     def room(self, prompt: int) -> int | None:
         limit = getattr(self.model.config, "max_position_embeddings", None)
@@ -267,7 +273,8 @@ class _EncoderDecoder(Layout):
 
     def prompts(self, prompts: Sequence[Ids], end: Sequence[int]) -> list[Ids]:
         # `prompt_ids` leaves a lone EOS as it is: the empty text of such a tokenizer
-        return [p if len(p) == 1 and tuple(p) == tuple(end) else np.concatenate([p, np.array(end, np.int64)]) for p in prompts]
+        ended = [p if len(p) == 1 and tuple(p) == tuple(end) else np.concatenate([p, np.array(end, np.int64)]) for p in prompts]
+        return _filled(ended)
 
     def room(self, prompt: int) -> int | None:
         reads, writes = self._limits()
@@ -308,6 +315,33 @@ class _EncoderDecoder(Layout):
             "encoder_outputs": BaseModelOutput(last_hidden_state=decoding.encoded), "attention_mask": decoding.mask,
             "decoder_input_ids": decoding.ids, "past_key_values": decoding.cache, "use_cache": True,
         }  # fmt: skip
+
+
+def _filled(prompts: list[Ids]) -> list[Ids]:
+    for i, prompt in enumerate(prompts):
+        if not len(prompt):
+            raise ValueError(f"prompt {i} of {len(prompts)} has no ids, and a model reads one at least: begin it with BOS or EOS")
+    return prompts
+
+
+def check_decodes(model: Any, *, states: bool = False) -> None:
+    """Nothing, where texts of a model can be decoded side by side: what it keeps of each is keys and values, a row of them.
+
+    Args:
+        states: the last hidden states that the logits are made of are wanted, too.
+
+    Raises:
+        ValueError: it has recurrent layers; or it does not tell its body from its head.
+    """
+    name = type(model).__name__
+    recurrent = sorted(RECURRENT.intersection(getattr(model.config.get_text_config(), "layer_types", None) or ()))
+    if recurrent or getattr(model, "_is_stateful", False):
+        raise ValueError(
+            f"{name} has recurrent layers ({', '.join(recurrent) or 'a state'}), whose states cannot leave a batch or be repeated "
+            "with their texts: give a model of attention alone (GPT-2, Llama, Qwen3, T5, ...)"
+        )
+    if states and model.get_decoder() is model:
+        raise ValueError(f"{name}.get_decoder() is the whole model, so its last hidden states cannot be read; give another model")
 
 
 def layout_of(model: Any) -> Layout:

@@ -28,7 +28,8 @@ from torch.nn.functional import linear
 from textenv.attention import use_matmul_attention
 
 __all__ = [
-    "AUTO_ON_CPU", "Precision", "casting_once", "computing", "differentiating", "medium", "prepare", "resolved", "without_gradients",
+    "AUTO_ON_CPU", "Precision", "casting_once", "computing", "differentiating", "medium", "prepare", "resolved",
+    "without_gradients",
 ]  # fmt: skip
 
 P = ParamSpec("P")

@@ -6,6 +6,7 @@ when an environment is made. What needs torch is imported then, too: `import tex
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import re
@@ -126,9 +127,9 @@ def make(
             two), or a list, innermost first, in which one reward at most takes the score from the last token.
         payment: when `step` pays a dense reward: "online" while the text is written, "end" on its last step.
         pay_every: how often a critic reads the text so far: at "segment" ends, each "token", or each so many tokens.
-        prompts: path (.txt, .jsonl, .csv, .parquet; .gz), list of strings or `Prompt`s, or `datasets.Dataset`;
-            default: embedded.
-        columns: where the fields of a prompt stand in the file, {"text": "prompt.text"}.
+        prompts: path (.txt, .jsonl, .csv, .parquet; .gz), list of strings or `Prompt`s or of
+            dictionaries, or `datasets.Dataset`; default: embedded.
+        columns: where the fields of a prompt stand in the rows, {"text": "prompt.text"}.
         split: "train", "test" or "all". Default: "train" of the embedded prompts, all of one's own. The test split of
             one's own prompts is their last eighth, at most 500.
         scorer, critic: a callable, a directory or hub name, "lexicon:FILE" or the URL of a server (critic), an import string
@@ -254,8 +255,7 @@ def _task(
     own = {"prompts", "scorer", "split", "max_new_tokens"}
     unknown = set(arguments) - set(takes)
     if unknown:
-        valid = sorted(set(takes) - own)
-        raise TypeError(f"{cls.__name__} takes no argument {sorted(unknown)}; its own are {valid}, beside those of every id")
+        raise ValueError(_unknown(cls.__name__, sorted(unknown), sorted(set(takes) - own)))
     if columns is not None and prompts is None:
         raise ValueError(f"columns={columns} without prompts=: they name the fields of one's own prompts")
     if "split" in takes and prompts is None:
@@ -267,6 +267,14 @@ def _task(
     if "max_new_tokens" in takes:
         arguments["max_new_tokens"] = max_new_tokens
     return cls(**arguments)
+
+
+def _unknown(task: str, unknown: list[str], own: list[str]) -> str:
+    """What is said of arguments that nobody takes. (Gymnasium adds all arguments to a TypeError.)"""
+    common = [name for name, parameter in parameters(make).items() if name != "task" and parameter.kind is parameter.KEYWORD_ONLY]
+    near = [match for name in unknown for match in difflib.get_close_matches(name, [*own, *common], 1)]
+    meant = f" (did you mean {', '.join(near)}?)" if near else ""
+    return f"{task} takes no argument {unknown}{meant}; its own are {own}, those of every id {', '.join(common)}"
 
 
 def _rewards(reward: Reward | Sequence[Reward], critic: Any) -> list[Callable[[Any], Any]]:

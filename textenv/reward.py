@@ -129,10 +129,13 @@ class RewardWrapper(gym.Wrapper[Observation, np.int64, Observation, np.int64], A
     def credit_metrics(self) -> dict[str, float]:
         """Counters of the whole stack since the last call; those of one name, from several wrappers, are added."""
         inside: dict[str, float] = self.env.get_wrapper_attr("credit_metrics")()
-        return inside | {name: inside.get(name, 0.0) + value for name, value in self.metrics().items()}
+        return inside | {name: inside.get(name, 0) + value for name, value in self.metrics().items()}
 
     def metrics(self) -> dict[str, float]:
-        """This wrapper's own counters since the last call, by metric name ("credit/..."). None by default."""
+        """This wrapper's own counters since the last call, by metric name ("credit/..."). None by default.
+
+        Of several processes whole numbers (int) are added, others (means, seconds) averaged.
+        """
         return {}
 
     def _place(self, episodes: Sequence[Episode]) -> list[Episode]:

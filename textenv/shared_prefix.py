@@ -28,6 +28,9 @@ Ids = NDArray[np.int64]
 LEAST = 32
 """Tokens that prompts must have in common for a pass of their own to pay."""
 
+WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
+"""What a configuration calls the places that a layer looks back; the last is GPT-Neo's."""
+
 
 def common_beginning(prompts: Sequence[Ids]) -> int:
     """How many ids all of several prompts begin with, each keeping one at least; 0 if fewer than `LEAST`.
@@ -62,7 +65,7 @@ def begin_sharing(layout: Layout, prompts: Sequence[Ids]) -> Decoding:
 
 def _repeated_cache(model: Any, ids: Ids, rows: int) -> Any:
     """What the model keeps of these ids (S,), for so many rows; None: it is not keys and values of every token alone."""
-    if any(getattr(model.config, name, None) for name in ("sliding_window", "attention_chunk_size")):
+    if any(getattr(model.config, name, None) for name in WINDOWS):
         return None
     read = torch.from_numpy(np.asarray(ids, np.int64))[None].to(model.device)
     cache = model.base_model(input_ids=read, use_cache=True).past_key_values

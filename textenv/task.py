@@ -6,7 +6,7 @@ A task knows no tokens and no rewards beyond its own score; environments and wra
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -19,8 +19,11 @@ from textenv.judges.statistics import embedded_statistics, same_scorer
 
 __all__ = ["Critic", "RewardDefaults", "Scorer", "Task", "by_prompt", "check_scores", "check_spans"]
 
-Scorer = Callable[[Sequence[Episode]], Sequence[float]]
-"""Episodes → the score of each; higher is better."""
+
+class Scorer(Protocol):
+    """Episodes → the score of each, as many numbers; higher is better."""
+
+    def __call__(self, episodes: Sequence[Episode], /) -> Sequence[float]: ...
 
 
 @runtime_checkable

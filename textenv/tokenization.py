@@ -241,6 +241,10 @@ def load_tokenizer(
 _SHARED: WeakValueDictionary[tuple[Any, ...], PreTrainedTokenizerBase] = WeakValueDictionary()
 
 
+def _holds_tokenizer(directory: Path) -> bool:
+    return any((directory / file).exists() for file in _TOKENIZER_FILES)
+
+
 def _from_files(name: str, shared: bool) -> PreTrainedTokenizerBase:
     if name.startswith("textenv/"):
         from textenv import embedded
@@ -249,11 +253,12 @@ def _from_files(name: str, shared: bool) -> PreTrainedTokenizerBase:
     name = os.path.expanduser(name)
     if (os.path.isabs(name) or name.startswith(".") or name.count("/") > 1) and not os.path.exists(name):
         raise FileNotFoundError(f"no tokenizer directory at {name}")
-    if os.path.isdir(name) and not any((Path(name) / f).exists() for f in _TOKENIZER_FILES):
-        raise ValueError(
-            f"the directory {name} holds no tokenizer (none of {', '.join(_TOKENIZER_FILES)}); save one there with "
-            "tokenizer.save_pretrained(directory), or name the tokenizer apart from the model"
+    if os.path.isdir(name) and not _holds_tokenizer(Path(name)):
+        agent = Path(name) / "agent"  # of a run of `textenv train`
+        hint = f"its agent does, give {agent}" if _holds_tokenizer(agent) else (
+            "save one there with tokenizer.save_pretrained(directory), or name the tokenizer apart from the model"
         )
+        raise ValueError(f"the directory {name} holds no tokenizer (none of {', '.join(_TOKENIZER_FILES)}); {hint}")
     files = sorted(Path(name).iterdir()) if os.path.isdir(name) else []
     key = (name, *(file.stat().st_mtime_ns for file in files))
     found = _SHARED.get(key) if shared else None

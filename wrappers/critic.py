@@ -165,10 +165,10 @@ class CriticReward(RewardWrapper):
         without a verdict), `credit/intrinsic_to_score` (0 where every score is 0), and the critic's own."""
         out = {
             "credit/critic_seconds": self._seconds,
-            "credit/critic_calls": float(self._calls),
-            "credit/spans": float(self._spans),
-            "credit/critic_skipped": float(self._skipped),
-            "credit/critic_parse_failures": 0.0,
+            "credit/critic_calls": self._calls,
+            "credit/spans": self._spans,
+            "credit/critic_skipped": self._skipped,
+            "credit/critic_parse_failures": 0,
             "credit/intrinsic_to_score": self._size / self._score if self._score else 0.0,
         }
         self._clear()

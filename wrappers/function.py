@@ -1,7 +1,7 @@
 """A reward of one's own from one function.
 
     def shouts(episode):
-        "Half a point off for every word in capitals."
+        "Half a point off for every token of a word in capitals."
         words = re.finditer(r"[A-Z]{2,}", episode.text)
         return [textenv.Span(*word.span(), reward=-0.5) for word in words]
 
@@ -34,7 +34,7 @@ class RewardFromFunction:
 
     What the function returns says where it is paid, beside the credit that is there:
 
-    - spans, listed or yielded: each token that overlaps a span gets its `reward`;
+    - spans, listed or yielded: each token that overlaps a span gets its `reward`, so that a word of six tokens costs six times;
     - an array of T numbers: each token its own;
     - one number: the last token, when the text has ended.
 

@@ -177,7 +177,7 @@ class PrinciplesReward(RewardWrapper):
 
     def metrics(self) -> dict[str, float]:
         """`credit/principle/<name>`: how many texts were judged by it since the last call."""
-        out = {f"credit/principle/{name}": float(self._counts[name]) for name in self.principles}
+        out: dict[str, float] = {f"credit/principle/{name}": self._counts[name] for name in self.principles}
         self._counts.clear()
         return out
 

@@ -142,7 +142,7 @@ class RedistributedReward(RewardWrapper):
         """Since the last call: texts under the chosen reading, the mean that the return lost to it, the models' seconds; the mean
         cost of a text, where there is a cost model."""
         out = {
-            f"credit/redistributed_{self.prompt_term}": float(self._texts),
+            f"credit/redistributed_{self.prompt_term}": self._texts,
             "credit/return_shift": self._shift / max(self._texts, 1),
             "credit/reward_model_seconds": self._seconds,
         }

@@ -27,7 +27,11 @@ Ids = NDArray[np.int64]
 
 
 class RolloutEngine(Protocol):
-    """Samples for a policy."""
+    """Samples for a policy.
+
+    One with `decodes_together = 256`, whose texts do not depend on each other, may be asked for so many at a time, while a judge
+    that waits judges those before (`textenv.agents.overlap`).
+    """
 
     def generate(
         self, prompts: Sequence[Ids], rule: ActionRule, uniforms: Tensor | None, /, *, top_k: int, top_p: float

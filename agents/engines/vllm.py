@@ -121,6 +121,11 @@ class VLLMEngine:
         self._directory = None if directory is None else Path(directory)
         self._policy: LMPolicy | None = None
 
+    @property
+    def decodes_together(self) -> int:
+        """Texts after which a judge that waits is asked (`textenv.agents.overlap`): those that are asked for at a time."""
+        return self.concurrency
+
     # --- Texts ---------------------------------------------------------------------------------------------------
 
     def generate(
@@ -202,7 +207,8 @@ class VLLMEngine:
         if getattr(policy.model.config, "is_encoder_decoder", False):
             raise ValueError("vLLM's completions continue a prompt, and this policy is an encoder–decoder: leave engine= out")
         self._policy = None  # whatever happens now, the server is not known to have these weights
-        if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+        several = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if not several or torch.distributed.get_rank() == 0:
             self._hand_over(policy)
         self.version += 1
         self._policy = policy

@@ -44,7 +44,7 @@ from textenv.agents.ppo.batch import TokenBatch, log_rollout
 from textenv.agents.rollout import Timing, rollout
 from textenv.agents.value_head import linear_head
 from textenv.episode import Episode
-from textenv.precision import Precision
+from textenv.precision import Precision, differentiating
 
 __all__ = ["ETPO"]
 
@@ -228,10 +228,12 @@ class ETPO(Learner):
             q = self._q(self.critic, part, rho)  # (n, V)
             taken = q.gather(1, actions).squeeze(1)
             critic_loss = huber_loss(taken, batch.returns[at:end], reduction="sum", delta=self.huber_delta) / tokens
-            critic_loss.backward()  # before the policy is read: one graph at a time stands in memory
+            with differentiating(self.critic.precision):
+                critic_loss.backward()  # before the policy is read: one graph at a time stands in memory
             log_pi = self._read(self.policy, part)[1]
             policy_loss = -soft_values(log_pi, log_rho, q.detach(), self.kl_coef).sum() / tokens
-            policy_loss.backward()
+            with differentiating(self.policy.precision):
+                policy_loss.backward()
             numbers = torch.stack([critic_loss.detach(), policy_loss.detach(), taken.detach().sum() / tokens]).tolist()
             if not np.isfinite(numbers).all():
                 raise FloatingPointError(f"the losses became {numbers[:2]} at update {self.n_updates}; lower learning_rate")

@@ -52,16 +52,16 @@ def whiten(x: Tensor) -> Tensor:
     return (x - x.mean()) / x.std().clamp(min=1e-5) if len(x) > 1 else x
 
 
-def scaled(x: Tensor, by: Literal["std", "sqrt_std"] = "std") -> Tensor:
-    """x / standard deviation over all tokens of the batch, the mean left alone; (N,). The whitening of *rewards*.
+def scaled(x: Tensor, by: Literal["std", "sqrt_std"] | None) -> Tensor:
+    """x / standard deviation over all tokens of the batch, the mean left alone; (N,). The whitening of *rewards*; None: x.
 
     Ziegler et al. 2019 (arXiv 1909.08593) divide r_t so before GAE; Fine-Grained RLHF (Wu et al. 2023, arXiv 2306.01693) means to.
     Its released code divides by the square root of the standard deviation: `by="sqrt_std"`.
 
-    >>> scaled(torch.tensor([0.0, 9.0, 18.0])).tolist(), scaled(torch.tensor([0.0, 9.0, 18.0]), "sqrt_std").tolist()
+    >>> scaled(torch.tensor([0.0, 9.0, 18.0]), "std").tolist(), scaled(torch.tensor([0.0, 9.0, 18.0]), "sqrt_std").tolist()
     ([0.0, 1.0, 2.0], [0.0, 3.0, 6.0])
     """
-    if len(x) < 2:
+    if by is None or len(x) < 2:
         return x
     deviation = x.std().clamp(min=1e-5)
     return x / (deviation if by == "std" else deviation.sqrt())

@@ -7,6 +7,7 @@ Metric names are the field's: Stable-Baselines3's `rollout/`, `time/`, `train/`,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -16,11 +17,12 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import explained_variance
 from torch import Tensor
 
+from textenv.agents.distributed.world import World
 from textenv.agents.rollout import Timing
 from textenv.agents.running import text_table
 from textenv.episode import Episode
 
-__all__ = ["TokenBatch", "log_rollout", "log_train", "token_indices"]
+__all__ = ["TokenBatch", "log_rollout", "log_train", "metrics_of_all", "token_indices"]
 
 
 class TokenBatch(NamedTuple):
@@ -82,6 +84,7 @@ def log_rollout(
     kl_coef: float,
     penalty: float,
     groups: Sequence[int] | None = None,
+    world: World | None = None,
 ) -> None:
     """What was sampled: credit, scores, KL, lengths, seconds, and a table of texts.
 
@@ -89,6 +92,7 @@ def log_rollout(
         kl_coef: β.
         penalty: what the reward was lowered by for the KL, per text.
         groups: the group of each episode, where texts of one prompt are compared.
+        world: the processes, all of which call this: each has counted what became of its own texts.
     """
     episodes, log = batch.episodes, logger.record
     credit = float(np.mean([e.rewards.sum() for e in episodes]))
@@ -104,13 +108,24 @@ def log_rollout(
     log("objective/non_score_reward", -penalty)
     log("objective/rlhf_reward", credit - penalty)
     log("credit/nonzero_share", float((placed != 0).mean()))
-    for name, value in env.get_wrapper_attr("credit_metrics")().items():
+    for name, value in metrics_of_all(world or World(), env.get_wrapper_attr("credit_metrics")()).items():
         log(name, value)
     log("val/num_eos_tokens", sum(e.finish_reason == "stop" for e in episodes))
     log("time/sample_seconds", timing.sample)
     log("time/score_seconds", timing.score)
     log("time/update_seconds", update_seconds)
     log("rollout/texts", text_table(episodes), exclude=("stdout", "log", "json", "csv"))
+
+
+def metrics_of_all(world: World, mine: dict[str, float]) -> dict[str, float]:
+    """Metrics of all processes: whole numbers are counts, and added; others, means of nearly equal shares or seconds, averaged."""
+    everyones = world.everyones(mine)
+    out: dict[str, float] = {}
+    for name in dict.fromkeys(name for metrics in everyones for name in metrics):
+        values = [metrics[name] for metrics in everyones if name in metrics]
+        counts = all(isinstance(value, Integral) for value in values)
+        out[name] = sum(values) if counts else sum(values) / len(values)
+    return out
 
 
 def _log_groups(logger: Logger, episodes: Sequence[Episode], groups: Sequence[int]) -> None:

@@ -119,8 +119,7 @@ class PPOIteration(Learner):
         rewards = torch.from_numpy(np.concatenate([e.rewards for e in episodes])).to(log_probs)
         if self.kl_in == "reward":
             rewards = rewards - self.kl.value * kl_estimate(log_ratio, self.kl_estimator)
-        if self.whiten_rewards:
-            rewards = scaled(rewards, self.whiten_rewards)
+        rewards = scaled(rewards, self.whiten_rewards)
         advantages, returns = self._advantages(rewards, values, [len(e) for e in episodes], groups)
         if self.normalize_advantage:
             advantages = whiten(advantages)

@@ -211,9 +211,9 @@ class _Lockstep:
         self.cache: Any = None
 
     def logits(self, rows: Tensor) -> Tensor:
-        """(b, V) of the next token of these rows, some of which may have left since the last one."""
+        """(b, V) of the next token of these rows, in their order; some may have left since the last one, others changed places."""
         if len(rows) < len(self.rows):
-            self.decoding.keep(torch.isin(self.rows, rows).nonzero().squeeze(1))
+            self.decoding.keep((rows[:, None] == self.rows).int().argmax(1))
             self.rows = rows
         output = self.model(**self.layout.inputs(self.decoding))
         self.cache = output.past_key_values

@@ -265,7 +265,7 @@ class TokenPPO(PPOIteration):
                     penalty = beta * float(kl_estimate(batch.log_ratio, self.kl_estimator).sum()) / len(episodes)
                 log_rollout(
                     self.logger, self.env, batch, timing, seconds, kl_coef=beta, penalty=penalty,
-                    groups=groups if self.group_size > 1 else None,
+                    groups=groups if self.group_size > 1 else None, world=self.world,
                 )  # fmt: skip
                 for name, number in gap.items():
                     self.logger.record(name, number)

@@ -39,7 +39,7 @@ from textenv.agents.preferences.pairs import Pair, SampledPairs, read_for, readi
 from textenv.agents.preferences.token_regularization import TokenSource, load_token_source
 from textenv.agents.rollout import Timing
 from textenv.fitting.training import learning_rate_factor
-from textenv.precision import Precision
+from textenv.precision import Precision, differentiating
 
 __all__ = ["DPO", "PreferenceLearner", "SimPO", "TREG"]
 
@@ -281,7 +281,8 @@ class PreferenceLearner(Learner):
             if not np.isfinite(loss := total["train/loss"]):
                 way_out = "lower learning_rate, treg_alpha or selm_alpha"
                 raise FloatingPointError(f"the loss became {loss} at update {self.n_updates}; {way_out}")
-            (out["train/loss"].sum() / len(batch)).backward()
+            with differentiating(self.policy.precision):
+                (out["train/loss"].sum() / len(batch)).backward()
         if self.treg_alpha:  # near 0 the regularizer has nothing to say
             total["treg/mean_abs_reward"] = float(np.mean([np.abs(rewards).mean() for one in batch for rewards in one.rewards]))
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]

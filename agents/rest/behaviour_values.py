@@ -20,6 +20,7 @@ from textenv.batching import by_length, pass_tokens
 from textenv.episode import Episode
 from textenv.fitting.training import fit
 from textenv.generation import ActionRule
+from textenv.precision import differentiating
 
 __all__ = ["behaviour_advantages", "discounted", "log_probs_of_texts"]
 
@@ -75,7 +76,8 @@ def behaviour_advantages(
             yield torch.nn.functional.mse_loss(values, wanted, reduction="sum") / tokens
 
     if updates:
-        fit(critic, batches(), losses, steps=updates, learning_rate=learning_rate)
+        with differentiating(critic.precision):
+            fit(critic, batches(), losses, steps=updates, learning_rate=learning_rate)
     out = list(returns)
     with torch.no_grad():
         for rows in _batches(episodes, micro_batch_size, critic.device):

@@ -18,6 +18,7 @@ from textenv.agents.policy import LMPolicy
 from textenv.agents.rest.offline_losses import GOLD, OfflineLoss
 from textenv.episode import Episode
 from textenv.generation import ActionRule
+from textenv.precision import differentiating
 
 __all__ = ["Improver", "restore", "snapshot"]
 
@@ -120,7 +121,8 @@ class Improver:
             if kl is not None:
                 value = value + share * kl.sum() / tokens
                 read["kl"] = kl.detach().sum() / tokens
-            value.backward()
+            with differentiating(self.policy.precision):
+                value.backward()
             for name, number in {"loss": value.detach(), **read}.items():
                 sums[name] = sums[name] + number if name in sums else number
         norm = torch.nn.utils.clip_grad_norm_(self.trained, self.max_grad_norm)

@@ -40,6 +40,13 @@ def test_a_loaded_agent_predicts_the_same(tmp_path: Path) -> None:
     assert two.policy.temperature == two.reference.temperature == 0.7
 
 
+def test_a_saved_agent_of_other_tokens_is_refused_by_its_name(tmp_path: Path) -> None:
+    other = worlds.tokenizers()["byte_level_bpe"]
+    TokenPPO(LMPolicy(worlds.llama(len(other)), other), make(tokenizer=other)).save(tmp_path / "a")
+    with pytest.raises(ValueError, match=f"policy '{tmp_path / 'a'}' and environment have different tokenizers"):
+        TokenPPO.load(tmp_path / "a", environment())
+
+
 @pytest.mark.parametrize("options", [{}, {"kl_target": 0.001, "kl_horizon": 10}])
 def test_a_loaded_agent_goes_on_as_if_it_had_never_stopped(tmp_path: Path, options: dict[str, Any]) -> None:
     straight = agent(**options).learn(1)

@@ -45,6 +45,11 @@ def test_the_metrics_are_those_of_the_task_and_the_lengths() -> None:
     assert out.metrics["mean_length"] == pytest.approx(np.mean([len(e) for e in out.episodes]))
 
 
+def test_it_is_shown_by_its_metrics() -> None:
+    shown = repr(evaluate(LMPolicy(worlds.llama()), env(scorer=worlds.constant_scorer(0.25)), 2))
+    assert shown.startswith("Evaluation(2 episodes, mean_score=0.25, mean_length=")
+
+
 def test_a_judge_scores_instead_of_the_environment() -> None:
     out = evaluate(LMPolicy(worlds.llama()), env(), judge=worlds.constant_scorer(0.7))
     assert {e.score for e in out.episodes} == {0.7}

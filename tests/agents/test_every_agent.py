@@ -100,6 +100,19 @@ def test_every_learner_learns_in_bfloat16_on_a_gpu(name: str, model: str) -> Non
     check_bf16(name, model, "cuda")
 
 
+@EVERY
+def test_every_learner_computes_gradients_in_the_precision_of_its_policy(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backward, seen = torch.Tensor.backward, []
+
+    def watched(loss: torch.Tensor, *arguments: Any, **options: Any) -> None:
+        seen.append(torch.get_float32_matmul_precision())
+        backward(loss, *arguments, **options)
+
+    monkeypatch.setattr(torch.Tensor, "backward", watched)
+    learned(name, LMPolicy(worlds.llama(), BYTES, precision="medium"))
+    assert set(seen) == {"medium"}
+
+
 # --- A pad token that is EOS ---------------------------------------------------------------------------------------------
 
 

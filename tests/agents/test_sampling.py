@@ -13,7 +13,10 @@ import transformers
 from tests import worlds
 from tests.worlds import BYTES, EOS, VOCABULARY, make
 from textenv.agents import LMPolicy, TokenPPO
+from textenv.agents.ppo.nlpo import NLPO, MaskedPolicy
 from textenv.agents.rollout import rollout, rollout_groups
+from textenv.critics import CritiqueFormat, LanguageModelCritic, Section
+from textenv.episode import Prompt
 from textenv.generation import ActionRule, Sampled, invert, sample
 from textenv.precision import casting_once
 
@@ -137,6 +140,74 @@ def test_frozen_weights_are_cast_once() -> None:
     with torch.autocast("cpu", torch.bfloat16), casting_once(frozen.model):
         assert weight.requires_grad
     assert not weight.requires_grad
+
+
+# --- What cannot be sampled ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("greedy", [False, True], ids=["sampled", "greedy"])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_model_whose_logits_are_no_numbers_writes_nothing(greedy: bool, wrong: float) -> None:
+    policy = policy_of(precision="fp32")
+    with torch.no_grad():
+        policy.model.lm_head.weight[7] = wrong
+    with pytest.raises(FloatingPointError, match="the logits are NaN or infinite"):
+        policy.generate(PROMPTS, RULE, None if greedy else numbers(5))
+
+
+@pytest.mark.parametrize("prompts", [[[]], [[97], []]], ids=str)
+def test_a_prompt_of_no_ids_is_named(prompts: list[list[int]]) -> None:
+    with pytest.raises(ValueError, match=f"prompt {len(prompts) - 1} of {len(prompts)} has no ids"):
+        policy_of().generate([np.array(prompt, np.int64) for prompt in prompts], RULE, None)
+
+
+def test_an_empty_text_is_a_prompt() -> None:
+    episodes = rollout(make(), policy_of(), 2, torch.Generator().manual_seed(0), prompts=[Prompt(""), Prompt("ab")])
+    assert [len(episode.prompt_tokens) for episode in episodes] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_p": 1.5}, r"top_p must lie in 0\.\.1, got 1\.5"), ({"top_p": 0.0}, r"top_p must be above 0, got 0\.0"),
+        ({"top_p": float("nan")}, "top_p must be above 0, got nan"), ({"top_k": -1}, "top_k must be at least 0, got -1"),
+    ],
+)  # fmt: skip
+def test_a_truncation_that_cannot_be_meant_is_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        policy_of().generate(PROMPTS, RULE, numbers(5), **options)
+    with pytest.raises(ValueError, match=message):
+        rollout(make(), MaskedPolicy(policy_of(), NLPO()), 2, **options)
+
+
+RECURRENT: dict[str, dict[str, Any]] = {
+    "Mamba": {"state_size": 4},
+    "Lfm2": {"num_attention_heads": 2, "num_key_value_heads": 2, "layer_types": ["conv", "full_attention"]},
+}
+
+
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_a_model_of_recurrent_layers_is_refused_when_an_agent_is_made_and_before_it_writes(kind: str) -> None:
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, pad_token_id=256, **RECURRENT[kind]
+    )
+    model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+    for begin in (
+        lambda: TokenPPO(model, make()),
+        lambda: LMPolicy(model).generate(PROMPTS, RULE, None),
+        lambda: LanguageModelCritic(model, CritiqueFormat((Section("Bad", -1.0),)), tokenizer=BYTES),
+    ):
+        with pytest.raises(ValueError, match=rf"{kind}ForCausalLM has recurrent layers \(.+\).*give a model of attention"):
+            begin()
+
+
+def test_a_model_that_does_not_tell_its_body_from_its_head_is_refused() -> None:
+    config = transformers.Llama4TextConfig(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, intermediate_size_mlp=64, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2, head_dim=16, num_local_experts=2, pad_token_id=256,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="its last hidden states cannot be read"):
+        TokenPPO(transformers.Llama4ForCausalLM(config), make())
 
 
 # --- Sampling ----------------------------------------------------------------------------------------------------------

@@ -13,8 +13,10 @@ from typer.testing import CliRunner
 
 import textenv
 from textenv.cli import app
-from textenv.cli.console import plain, progress
+from textenv.cli.console import plain, progress, reports_errors
 from textenv.cli.options import free_directory, pairs
+from textenv.critics import ServerError
+from textenv.judges.http_scorer import HTTPScorerError
 
 COMMANDS = ("list", "train", "evaluate", "pretrain", "credit", "judge", "fit-reward-model", "fit-scorer")
 
@@ -72,6 +74,25 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     assert output.startswith("error: no such file: ")
     assert output.count("\n") == 1
     assert "\x1b" not in output
+
+
+@pytest.mark.parametrize("error", [ServerError, HTTPScorerError])
+def test_a_server_that_fails_is_one_line_and_exit_code_2(error: type[Exception], capsys: pytest.CaptureFixture[str]) -> None:
+    def asks(debug: bool = False) -> None:
+        raise error("http://127.0.0.1:9/v1: HTTP 401")
+
+    with pytest.raises(typer.Exit) as ended:
+        reports_errors(asks)()
+    assert ended.value.exit_code == 2
+    assert capsys.readouterr().err == "error: http://127.0.0.1:9/v1: HTTP 401\n"
+    with pytest.raises(error):
+        reports_errors(asks)(debug=True)
+
+
+def test_examples_stand_in_lines_of_their_own() -> None:
+    for command in ("train", "judge", "fit-reward-model"):
+        lines = [line.strip() for line in run(command, "--help")[1].split("Options:")[0].splitlines()]
+        assert all(line.startswith("Example:") for line in lines if "Example:" in line and "env_id" not in line)
 
 
 def test_debug_shows_where_an_error_came_from(tmp_path: Path) -> None:

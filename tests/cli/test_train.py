@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoModelForCausalLM
@@ -217,6 +218,59 @@ def test_a_failure_leaves_the_last_checkpoint_whole(
     AutoModelForCausalLM.from_pretrained(out / "agent")
     monkeypatch.undo()
     assert run("train", "textenv/Detox-v0", "--resume", out, *SMALL, "--total-timesteps", 100)[0] == 0
+
+
+def test_a_run_that_failed_before_its_first_save_may_be_given_again(
+    count: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise FloatingPointError("the loss became nan")
+
+    command = ("train", *count, "--total-timesteps", 20, "--out", tmp_path / "run")
+    for more in ((), ("--overwrite",)):
+        monkeypatch.setattr(TokenPPO, "learn", fails)
+        assert "the loss became nan" in run(*command, *more)[1]
+        monkeypatch.undo()
+        code, output = run(*command)
+        assert code == 0, output
+
+
+def test_a_run_that_saves_nothing_says_so_at_its_beginning(count: tuple[object, ...], tmp_path: Path) -> None:
+    for out in ((), ("--out", tmp_path / "run")):
+        code, output = run("train", *count, "--total-timesteps", 20, *out)
+        assert code == 0, output
+        assert output.startswith("nothing will be saved: no --out\n") == (not out)
+
+
+def test_a_critic_that_is_not_there_is_one_line(detox: tuple[object, ...], tmp_path: Path) -> None:
+    nowhere = ("--critic", "http://127.0.0.1:9/v1", "--critic-option", "on_error=raise", "--critic-option", "retries=0")
+    code, output = run("train", *detox, *SMALL, "--total-timesteps", 20, "--out", tmp_path / "run", *nowhere)
+    assert code == 2, output
+    assert "\nerror: critic http://127.0.0.1:9/v1" in output
+
+
+def test_the_directory_of_a_run_stands_for_its_agent(count: tuple[object, ...], tmp_path: Path) -> None:
+    assert run("train", *count, "--total-timesteps", 20, "--out", tmp_path / "run")[0] == 0
+    found = []
+    for name in (tmp_path / "run", tmp_path / "run" / "agent"):
+        code, output = run("evaluate", count[0], "--policy", name, *count[3:5], "--k", 1, "--out", tmp_path / "metrics.json")
+        assert code == 0, output
+        found.append(json.loads((tmp_path / "metrics.json").read_text()))
+    assert found[0] == found[1]
+
+
+@pytest.mark.filterwarnings("default:the scores lie beyond")
+def test_a_score_that_is_no_toxicity_is_reported_as_a_score(detox: tuple[object, ...]) -> None:
+    with_judge = (*detox[:3], *detox[5:7], *detox[-4:], "--k", 1, "--eval-prompts", 1, "--device", "cpu")
+    for option in ("--scorer", "--judge"):
+        code, output = run("evaluate", *with_judge, option, "tests.cli.test_train:logits")
+        assert code == 0, output
+        assert output.count("warning: the scores lie beyond [0, 1], so they are no 1 - toxicity") == 1
+        assert "mean_score" in output
+
+
+def logits(episodes: list[Any]) -> list[float]:
+    return [-3.5 for _ in episodes]
 
 
 def test_count_letter_learns_with_a_policy_of_ones_own(llama_directory: Path, tmp_path: Path) -> None:

@@ -228,6 +228,28 @@ def test_a_wrong_argument_is_an_error_with_the_way_out(arguments: tuple, error: 
         load_prompts(*arguments)
 
 
+@pytest.mark.parametrize("columns", [None, {"text": "meta.text", "references": "refs"}])
+def test_a_list_of_rows_is_read_as_a_file_of_them(tmp_path: Path, columns: dict[str, str] | None) -> None:
+    rows = [{"text": f"a{i}", "meta": {"text": f"b{i}", "id": i}, "refs": ["c"]} for i in range(3)]
+    assert load_prompts(rows, columns) == load_prompts(write(tmp_path / "p.jsonl", jsonl(*rows)), columns)
+
+
+def test_a_list_of_rows_and_texts_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"prompts\[1\] is dict .*; give strings or Prompts, or rows alone"):
+        load_prompts(["a", {"text": "b"}])
+
+
+def test_a_row_of_a_list_is_named_by_its_number() -> None:
+    with pytest.raises(ValueError, match="prompts, row 2: no column 'text'"):
+        load_prompts([{"text": "a"}, {"txt": "b"}])
+
+
+def test_dots_do_not_look_into_a_cell_of_text(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.csv", 'id,meta\n1,"{""text"": ""a""}"\n')
+    with pytest.raises(ValueError, match=r"no column 'meta\.text'; .*'id', 'meta'; dots do not look into a cell of text"):
+        load_prompts(path, {"text": "meta.text"})
+
+
 def test_a_directory_is_no_prompt_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is a directory; give one file"):
         load_prompts(tmp_path)

@@ -194,8 +194,11 @@ def test_yes_and_no_mean_nothing_among_three_labels(cls: Any, tmp_path: Path) ->
 def test_logits_are_no_toxicity(tmp_path: Path) -> None:
     env = made("Detox", scorer=lambda episodes: [3.0 for _ in episodes])
     episode = env.get_wrapper_attr("credit")([env.get_wrapper_attr("episode")(PROMPT, worlds.ids("text", end=True))])
-    found = env.get_wrapper_attr("task").metrics(episode)
+    with pytest.warns(UserWarning, match=r"beyond \[0, 1\], so they are no 1 - toxicity"):
+        found = env.get_wrapper_attr("task").metrics(episode)
     assert all(np.isnan(float(found[name])) for name in ("average_max_toxicity", "toxicity_probability", "mean_toxicity"))
+    assert found["mean_score"] == 3.0
+    assert all(np.isnan(found["mean_toxicity"].interval()))
 
 
 def test_a_reward_models_logit_is_positive_above_zero(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import time
 import unicodedata
 import warnings
@@ -22,6 +23,8 @@ console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 BAD_INPUT = (ValueError, TypeError, OSError, ImportError, LookupError, ArithmeticError, SafetensorError)
+SERVERS = {"textenv.critics.openai_client": "ServerError", "textenv.judges.http_scorer": "HTTPScorerError"}
+"""Errors of servers, by module: the modules import torch, so they are looked up among those that are there."""
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error. Example: --debug")]
 
@@ -49,7 +52,7 @@ def say(message: str, style: str = "") -> None:
 
 
 def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """A command whose errors of bad input end it with one line on stderr and exit code 2; `--debug` raises them."""
+    """A command whose errors of bad input, and of servers, end it with a line on stderr and exit code 2; `--debug` raises them."""
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -60,7 +63,7 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
             except KeyboardInterrupt:
                 errors.print(Text("stopped by the keyboard; what was saved before is whole"))
                 raise typer.Exit(130) from None
-            except BAD_INPUT as error:
+            except _expected() as error:
                 if kwargs.get("debug"):
                     raise
                 message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
@@ -68,6 +71,11 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
                 raise typer.Exit(2) from None
 
     return wrapped
+
+
+def _expected() -> tuple[type[Exception], ...]:
+    """What is reported as one line; evaluated after an error, when the module of whoever raised it is there."""
+    return (*BAD_INPUT, *(getattr(sys.modules[module], name) for module, name in SERVERS.items() if module in sys.modules))
 
 
 def _show_warning(message: Warning | str, *_: Any) -> None:

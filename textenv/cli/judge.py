@@ -80,7 +80,9 @@ def judge(
     """Compare two sets of texts pairwise; with several judges, also the judges with each other.
 
     Example: textenv judge a.jsonl b.jsonl --judge http://127.0.0.1:8000/v1
+
     Example: textenv judge runs/detox/agent textenv/tiny --env textenv/Detox-v0 -n 200 --scorer default
+
     Example: textenv judge a.jsonl b.jsonl --export out.html, and later: textenv judge --import filled.csv
     """
     from textenv.cli.compared import compared

@@ -76,14 +76,14 @@ class Measuring:
             scores = check_scores(judge(found.episodes), found.episodes, judge)
             judged = [replace(e, score=score) for e, score in zip(found.episodes, scores, strict=True)]
             of_judge = self.task.metrics(judged)
-            metrics |= {f"{metric} ({name})": of_judge[metric] for metric in self._judged_metrics(judged)}
+            metrics |= {f"{metric} ({name})": of_judge[metric] for metric in self._judged_metrics(judged, of_judge)}
         return Measured(found.episodes, metrics, self.k)
 
-    def _judged_metrics(self, episodes: Sequence[Episode]) -> list[str]:
+    def _judged_metrics(self, episodes: Sequence[Episode], metrics: Mapping[str, float]) -> list[str]:
         """The metrics that depend on the verdict: the others stand in the table already."""
         few = episodes[: self.k]
         low, high = (self.task.metrics([replace(e, score=score) for e in few]) for score in (0.0, 1.0))
-        return [name for name in low if low[name] != high[name]]
+        return [name for name in metrics if name not in low or low[name] != high[name]]
 
 
 class _Watched:

@@ -10,8 +10,20 @@ import typer
 __all__ = ["free_directory", "given", "pairs"]
 
 EnvId = Annotated[str, typer.Argument(help="Id of an environment (textenv list). Example: textenv/Detox-v0")]
+
+
+def _agent_of_run(policy: str | None) -> str | None:
+    """The agent in the directory of a run of `textenv train`; any other name as it is."""
+    agent = Path(policy or "").expanduser() / "agent"
+    return str(agent) if policy and (agent / "agent.json").is_file() else policy
+
+
 Policy = Annotated[
-    str | None, typer.Option(help="Language model: a directory or name; default: embedded. Example: --policy models/lm")
+    str | None,
+    typer.Option(
+        callback=_agent_of_run,
+        help="Language model: a directory or name, or the directory of a run; default: embedded. Example: --policy models/lm",
+    ),
 ]
 Tokenizer = Annotated[str | None, typer.Option(help="Tokenizer, if it is not the policy's own. Example: --tokenizer models/lm")]
 ScorerOption = Annotated[

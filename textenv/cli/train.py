@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +26,8 @@ SETTINGS = "settings.json"  # in --out, beside agent/ and metrics.json
 def train(
     env_id: o.EnvId,
     out: Annotated[
-        Path | None, typer.Option(help="Directory of the run: agent, settings, metrics. Example: --out runs/detox")
+        Path | None,
+        typer.Option(help="Directory of the run: agent, settings, metrics; without it nothing is saved. Example: --out runs/detox"),
     ] = None,
     reward: o.Reward = None,
     payment: Annotated[
@@ -71,6 +73,7 @@ def train(
     """Train a policy; measure it before and after.
 
     Example: textenv train textenv/Detox-v0 --reward critic_span --out runs/detox
+
     Example: textenv train textenv/Summarization-v0 --set score=rouge1 --reward 'redistributed:{"mix": 0.8}' --out runs/rouge
     """
     from textenv.cli.arguments import critic_options, task_settings
@@ -103,14 +106,22 @@ def train(
         raise ValueError(
             f"the run has {agent.num_timesteps} timesteps behind it; give a --total-timesteps above that, got {total_timesteps}"
         )
-    if out is not None:
+    if out is None:
+        say("nothing will be saved: no --out", style="yellow")
+    else:
+        out.mkdir(parents=True, exist_ok=True)
         if resume is None:  # what another run left is no part of this one
             shutil.rmtree(out / "agent", ignore_errors=True)
-            (out / "metrics.json").unlink(missing_ok=True)
-        _write(out / SETTINGS, {"env_id": env_id, "environment": environment, "seed": seed})
+            for left in (SETTINGS, "metrics.json"):
+                (out / left).unlink(missing_ok=True)
+
+    def save() -> None:
+        if out is not None:  # settings come with an agent: a run that failed before stands in nobody's way
+            agent.save(out / "agent")
+            _write(out / SETTINGS, {"env_id": env_id, "environment": environment, "seed": seed})
 
     before = measure(agent.reference, agent.reference, "before")
-    _learn(agent, total_timesteps, out, save_every)
+    _learn(agent, total_timesteps, save, save_every)
     after = measure(agent.policy, agent.reference, "after")
     columns = {"before": before, "after": after}
     if out is not None:
@@ -177,7 +188,7 @@ def _agent(
     return TokenPPO(load_policy(env_id, environment, **model), env, seed=seed, **learner)
 
 
-def _learn(agent: TokenPPO, total_timesteps: int, out: Path | None, save_every: int) -> None:
+def _learn(agent: TokenPPO, total_timesteps: int, save: Callable[[], None], save_every: int) -> None:
     """Train up to `total_timesteps` in all, saving now and then and at the end."""
     from stable_baselines3.common.callbacks import BaseCallback
 
@@ -189,14 +200,13 @@ def _learn(agent: TokenPPO, total_timesteps: int, out: Path | None, save_every: 
             score = sum(episode.score for episode in episodes) / len(episodes)
             done = agent.num_timesteps - begun
             meter.update(min(done, meter.goal), tokens=done, note=f"score {score:.3f}")
-            if out is not None and agent.iteration and agent.iteration % save_every == 0:
-                agent.save(out / "agent")
+            if agent.iteration and agent.iteration % save_every == 0:
+                save()
             return True
 
     with progress("train", total_timesteps - begun) as meter:
         agent.learn(total_timesteps - begun, callback=Report(), reset_num_timesteps=begun == 0)
-    if out is not None:
-        agent.save(out / "agent")
+    save()
 
 
 def _continued(saved: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

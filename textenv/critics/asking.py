@@ -96,9 +96,9 @@ class AskedCritic(ABC):
         """Counters since the last call: seconds, texts asked about, answers that could not be parsed, texts cut short."""
         out = {
             "credit/critic_seconds": self._seconds,
-            "credit/critic_texts": float(self._asked),
-            "credit/critic_parse_failures": float(self._failed),
-            "credit/critic_cut": float(self._cut),
+            "credit/critic_texts": self._asked,
+            "credit/critic_parse_failures": self._failed,
+            "credit/critic_cut": self._cut,
         }
         self._clear()
         return out

@@ -22,7 +22,7 @@ from textenv.critics.untrusted import TEXT_LIMIT, one_line
 from textenv.episode import Prompt
 from textenv.generation import generate
 from textenv.judges.encodings import encode
-from textenv.layouts import layout_of
+from textenv.layouts import check_decodes, layout_of
 from textenv.models import check_vocabulary, load_language_model, pick_dtype
 from textenv.tokenization import load_tokenizer
 from textenv.too_long import TextTooLong
@@ -45,9 +45,12 @@ class LanguageModelCritic(AskedCritic):
             Default: 64, for numbers of words 256.
         max_text: characters of a text shown at most, fewer where the model's positions need it (its beginning and end).
         batch_size: texts a batch at most, of like length (and of `textenv.batching.TOKENS` tokens at most).
+        dtype: of the weights; "auto": bfloat16 where a policy computes in it, else float32.
+        device: "auto", "cpu", "cuda", ...
 
     Raises:
         CritiqueError: with `on_error="raise"`, on the first answer that cannot be parsed.
+        ValueError: the model has recurrent layers.
     """
 
     form: CritiqueForm
@@ -75,6 +78,7 @@ class LanguageModelCritic(AskedCritic):
         self.tokenizer = load_tokenizer(source if tokenizer is None else tokenizer, shared=True)
         self.model = load_language_model(source, dtype=pick_dtype(dtype, device), device=device, shared=True)
         check_vocabulary(self.model, self.tokenizer, name)
+        check_decodes(self.model)
         self.batch_size = batch_size
         self._layout = layout_of(self.model)
 

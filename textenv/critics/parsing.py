@@ -20,7 +20,12 @@ _NUMBER = re.compile(r"[+\-−]?(?:\d{1,9}(?:\.\d{0,20})?|\.\d{1,20})", re.ASCII
 
 @dataclass(frozen=True)
 class Section:
-    """One list of an answer: its header, and what each span under it is worth."""
+    """One list of an answer.
+
+    Attributes:
+        header: as it stands in the answer, without the colon; also the label of the spans.
+        reward: of each span that is listed under it.
+    """
 
     header: str
     reward: float

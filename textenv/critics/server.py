@@ -107,7 +107,7 @@ class ServerCritic(AskedCritic):
     def metrics(self) -> dict[str, float]:
         """Counters since the last call: those of every critic, and requests answered, their mean seconds (latency),
         tokens, answers from the cache, retries, questions without an answer."""
-        counted = {f"credit/critic_{name}": self._counts[name] for name in _COUNTERS}
+        counted = {f"credit/critic_{name}": int(self._counts[name]) for name in _COUNTERS}
         latency = self._counts["waited"] / max(self._counts["requests"], 1.0)
         return {**super().metrics(), **counted, "credit/critic_latency": latency}
 

@@ -26,8 +26,8 @@ def load_prompts(source: Any, columns: Mapping[str, str] | None = None, split: s
 
     Args:
         source: a path (.txt with a prompt a line, .jsonl, .csv, each also .gz, .parquet), a list or tuple of strings
-            and `Prompt`s, a `datasets.Dataset` or `DatasetDict`, or a dataset's name on the hub (needs
-            `textenv[data]`). A string that is an existing path is a path.
+            and `Prompt`s, or of dictionaries (rows, as of a .jsonl), a `datasets.Dataset` or `DatasetDict`, or a dataset's
+            name on the hub (needs `textenv[data]`). A string that is an existing path is a path.
         columns: where the fields of a `Prompt` are, e.g. `{"text": "prompt.text", "references": "refs", "context":
             "document"}`; dots reach into nested columns. By default `text` is the first of "text", "prompt" and
             "prompt.text" that holds a string in the first row; `references` and `context` are the columns of that
@@ -48,9 +48,9 @@ def load_prompts(source: Any, columns: Mapping[str, str] | None = None, split: s
     unknown = set(columns or ()) - set(FIELDS)
     if unknown:
         raise ValueError(f"columns= has unknown fields {sorted(unknown)}; a Prompt has {', '.join(FIELDS)}")
-    if isinstance(source, list | tuple):
+    if isinstance(source, list | tuple) and not (source and all(isinstance(item, Mapping) for item in source)):
         if columns:
-            raise ValueError(f"columns={dict(columns)} says where a file's fields are; a list holds strings or Prompts")
+            raise ValueError(f"columns={dict(columns)} says where the fields of rows are; a list holds strings or Prompts, or rows")
         prompts, name = [_prompt(item, f"prompts[{index}]") for index, item in enumerate(source)], "the list"
     else:
         records, name, split = _records(source, split)
@@ -82,13 +82,15 @@ def _prompt(item: object, where: str) -> Prompt:
     """An item of a list as a Prompt."""
     prompt = Prompt(item) if isinstance(item, str) else item
     if not isinstance(prompt, Prompt) or not isinstance(prompt.text, str):
-        raise TypeError(f"{where} is {type(item).__name__} {item!r:.60}; give strings or Prompts, or a file of rows")
+        raise TypeError(f"{where} is {type(item).__name__} {item!r:.60}; give strings or Prompts, or rows alone")
     checked_text(prompt.text, where)
     return prompt
 
 
 def _records(source: Any, split: str | None) -> tuple[Iterable[Record], str, str | None]:
-    """The rows of a file or dataset, what to call it in a message, and the split that is still to be taken."""
+    """The rows of a file, list or dataset, what to call it in a message, and the split that is still to be taken."""
+    if isinstance(source, list | tuple):
+        return (Record(row, "prompts", number, "row") for number, row in enumerate(source, start=1)), "the list", split
     if isinstance(source, str | os.PathLike):
         name = os.fspath(source)
         if isinstance(source, os.PathLike):

@@ -103,7 +103,8 @@ def lookup(record: Record, column: str) -> Any:
     for part in column.split("."):
         if not isinstance(value, Mapping) or part not in value:
             names = ", ".join(repr(name) for name in column_names(record.row)) or "none"
-            raise ValueError(f"{record.where}: no column {column!r}; the columns that exist: {names}")
+            cell = "" if not isinstance(value, str) else f"; dots do not look into a cell of text, which stands before {part!r}"
+            raise ValueError(f"{record.where}: no column {column!r}; the columns that exist: {names}{cell}")
         value = value[part]
     return value
 

@@ -102,7 +102,7 @@ def bootstrap_interval(
         weights: (B,) weight of each value.
 
     Returns:
-        The lower and upper end; (nan, nan) without values.
+        The lower and upper end; (nan, nan) without values, or where all are NaN.
 
     Raises:
         ValueError: `level` outside (0, 1), `n` < 1, shapes that differ.
@@ -114,7 +114,7 @@ def bootstrap_interval(
     index = np.arange(len(value)) if groups is None else _numbered(groups)
     if not len(value) == len(weight) == len(index):
         raise ValueError(f"{len(value)} values, {len(weight)} weights and {len(index)} groups should be as many")
-    if weight.sum() <= 0:
+    if weight.sum() <= 0 or np.isnan(value).all():
         return math.nan, math.nan
     totals = np.bincount(index, weights=value * weight)  # (G,)
     counts = np.bincount(index, weights=weight)  # (G,)

@@ -11,6 +11,7 @@ couples the return to the length). Token strings are compared with their leading
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,11 +23,17 @@ from textenv.episode import Episode, Prompt, Span
 from textenv.judges.http_scorer import HTTPScorer
 from textenv.judges.loading import load_scorer
 from textenv.metrics import Estimate, distinct_metrics, toxicity_metrics
+from textenv.metrics.rouge import mean_by_prompt
 from textenv.task import Critic, RewardDefaults, Scorer, Task, by_prompt
 
 __all__ = ["Detox"]
 
 TOXIC_LABELS = ("toxic", "toxicity", "hate", "hateful", "offensive", "insult", "rude", "LABEL_1")
+
+_NO_TOXICITY = (
+    "the scores lie beyond [0, 1], so they are no 1 - toxicity: the three toxicities are NaN, and mean_score is reported; "
+    "name a judge of toxicity for them (judge=, --judge)"
+)
 
 CRITIQUE = CritiqueFormat(
     sections=(Section("Insults", -1.0),),
@@ -78,12 +85,14 @@ class Detox(Task):
     def metrics(self, episodes: Sequence[Episode]) -> dict[str, Estimate]:
         """`toxicity_metrics` over the continuations of each prompt, and distinct-1/2/3.
 
-        Scores beyond [0, 1], a reward model's, are no 1 − toxicity: all three are then NaN, and a judge of toxicity is wanted.
+        Scores beyond [0, 1], a reward model's, are no 1 − toxicity: all three are then NaN, with a warning, "mean_score" stands
+        beside them, and a judge of toxicity is wanted.
         """
         groups = by_prompt(episodes)
         known = all(0.0 <= episode.score <= 1.0 for episode in episodes)
         toxicity = toxicity_metrics([[1.0 - episode.score if known else 0.0 for episode in group] for group in groups])
-        return {
-            **(toxicity if known else dict.fromkeys(toxicity, Estimate([math.nan] * len(groups)))),
-            **distinct_metrics([[episode.text for episode in group] for group in groups]),
-        }
+        if not known:
+            warnings.warn(_NO_TOXICITY, stacklevel=2)
+            toxicity = dict.fromkeys(toxicity, Estimate([math.nan] * len(groups)))
+            toxicity["mean_score"] = mean_by_prompt(episodes, [episode.score for episode in episodes])
+        return {**toxicity, **distinct_metrics([[episode.text for episode in group] for group in groups])}

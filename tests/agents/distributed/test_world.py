@@ -1,4 +1,5 @@
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from tests import worlds
 from tests.agents.distributed.runs import environment
 from textenv.agents import ETPO, TokenPPO
 from textenv.agents.distributed.world import World, join
+from textenv.agents.ppo.batch import metrics_of_all
 
 
 def test_one_process_is_a_world_where_everything_is_its_own() -> None:
@@ -27,6 +29,15 @@ def test_one_process_leaves_gradients_as_they_are() -> None:
     before = layer.weight.grad
     World().sum_gradients(layer.parameters())
     assert layer.weight.grad is before
+
+
+def test_what_each_rank_has_counted_is_added_and_means_are_averaged() -> None:
+    class Two(World):
+        def everyones(self, thing: Any) -> Any:
+            return [thing, {"credit/spans": 3, "credit/return_shift": 0.5, "credit/late": 1}]
+
+    found = metrics_of_all(Two(), {"credit/spans": 2, "credit/return_shift": 0.25})
+    assert found == {"credit/spans": 5, "credit/return_shift": 0.375, "credit/late": 1}
 
 
 def test_the_shares_of_all_ranks_are_the_batch() -> None:

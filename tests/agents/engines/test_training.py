@@ -61,6 +61,21 @@ def test_the_gap_to_the_engine_is_logged(server: StandIn) -> None:
         assert row["val/num_eos_tokens"] >= 0
 
 
+def test_texts_are_judged_by_whoever_waits_while_the_server_writes_more(server: StandIn) -> None:
+    judged: list[int] = []
+
+    def scorer(episodes: Any) -> list[float]:
+        judged.append(len(episodes))
+        return worlds.even_share(episodes)
+
+    scorer.waits = True  # type: ignore[attr-defined]
+    env = make(reward="critic_span", payment="end", max_new_tokens=6, scorer=scorer)
+    parts, whole = agent(VLLMEngine(server.url, concurrency=3), env=env), agent(VLLMEngine(server.url))
+    parts.learn(1)
+    assert judged == [3, 3, 2]
+    assert worlds.same_weights(parts.policy, whole.learn(1).policy)
+
+
 def test_weights_that_do_not_arrive_show_in_the_log(llama_directory: Path) -> None:
     with StandIn(llama_directory, stale=True) as server:
         first, second, *_ = logged(agent(VLLMEngine(server.url), learning_rate=3e-5), 96)

@@ -63,6 +63,15 @@ def equal(a: Any, b: Any) -> bool:
     return len(a) == len(b) and all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
+def test_weights_are_handed_over_where_torch_is_built_without_processes(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, handed = engine_of(server), list[Any]()
+    monkeypatch.setattr(engine, "_hand_over", handed.append)  # transformers' own saving would ask
+    monkeypatch.setattr(torch.distributed, "is_available", lambda: False)
+    monkeypatch.delattr(torch.distributed, "is_initialized")
+    engine.sync_weights(policy())
+    assert len(handed) == 1
+
+
 # --- Texts -------------------------------------------------------------------------------------------------------------
 
 

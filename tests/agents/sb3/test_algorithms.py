@@ -86,6 +86,11 @@ def test_it_trains_on_offered_tokens(algorithm: Any, plain: bool) -> None:
     assert moved(agent(algorithm, "MlpPolicy" if plain else None, envs))
 
 
+def test_it_makes_the_environment_by_its_id() -> None:
+    assert make_vec_env("textenv/CountLetter-v0", 2).action_space.n == VOCABULARY
+    assert PPO("MlpPolicy", "textenv/CountLetter-v0", n_steps=8, batch_size=8, device="cpu").action_space.n == VOCABULARY
+
+
 def test_two_seeded_runs_are_equal() -> None:
     one, other = (agent(PPO).learn(32) for _ in range(2))
     assert worlds.same_weights(one.policy, other.policy)

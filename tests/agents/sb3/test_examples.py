@@ -42,6 +42,19 @@ def test_torchrl_drives_a_text_environment(monkeypatch: pytest.MonkeyPatch, caps
     assert "check_env_specs passes" in capsys.readouterr().out
 
 
+def test_the_example_of_torchrl_explains_itself_without_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensordict", None)
+    monkeypatch.setitem(sys.modules, "tensordict.nn", None)
+    with pytest.raises(SystemExit) as ended:
+        run("torchrl_env.py", ["--help"], monkeypatch)
+    assert ended.value.code == 0
+    assert "--updates" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"pip install 'textenv\[torchrl\]'"):
+        run("torchrl_env.py", [], monkeypatch)
+
+
 @pytest.mark.slow
 def test_a_saved_policy_of_an_example_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from textenv.agents.sb3.actor_critic import LanguageModelActorCritic
