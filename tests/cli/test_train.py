@@ -13,6 +13,7 @@ import textenv
 from tests import worlds
 from tests.cli.test_console import run
 from textenv.agents import TokenPPO
+from textenv.cli.measuring import Measured, show_metrics
 
 SMALL = ("--k", 2, "--n-episodes", 4, "--batch-size", 4, "--n-epochs", 1, "--device", "cpu")
 
@@ -71,6 +72,14 @@ def test_a_judge_may_be_an_import_string(count: tuple[object, ...]) -> None:
     code, output = run("evaluate", *count[:5], *few, "--judge", "tests.worlds:even_share")
     assert code == 0, output
     assert "mean_score (tests.worlds:even_share)" in output
+
+
+def test_a_policy_in_a_deep_directory_leaves_room_for_the_metrics(capsys: pytest.CaptureFixture[str]) -> None:
+    show_metrics({f"/a/very/long/{'way/' * 20}home": Measured([], {"average_max_toxicity (judge)": 0.5}, 1)})
+    shown = capsys.readouterr().out
+    assert "average_max_toxicity (judge)" in shown
+    assert "…" in shown
+    assert "way/home" in shown
 
 
 def test_a_judge_that_agrees_with_the_scorer_is_shown_all_the_same(

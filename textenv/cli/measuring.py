@@ -21,6 +21,7 @@ from textenv.task import Scorer, Task, check_scores
 __all__ = ["Measured", "Measuring", "as_json", "show_metrics", "show_texts"]
 
 CHUNK = 256  # texts decoded together
+HEADER = 24  # characters of a policy's name over its numbers
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,8 @@ def show_metrics(columns: Mapping[str, Measured]) -> None:
     n = len(first.episodes) // first.k
     table = Table(title=f"{n} held-out prompts, {first.k} texts each; 95 % bootstrap intervals over prompts")
     table.add_column("metric", overflow="fold")
-    for name in columns:
-        table.add_column(Text(plain(name)), justify="right", no_wrap=True)
+    for name in columns:  # the end of a path tells more than its beginning
+        table.add_column(Text(plain(name if len(name) <= HEADER else f"…{name[1 - HEADER:]}")), justify="right", no_wrap=True)
     for metric in first.metrics:
         table.add_row(Text(plain(metric)), *(_with_interval(column.metrics.get(metric)) for column in columns.values()))
     console.print(table)
