@@ -149,6 +149,16 @@ def test_a_reward_that_cannot_read_most_texts_says_so_and_the_others_are_measure
     assert table(out)["weasel"]["auc"] == "1"
 
 
+def test_a_text_that_is_left_out_counts_for_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "marked.jsonl"
+    rows = [{"text": f"text {i}, you weasel", "spans": [[12 + len(str(i)), 17 + len(str(i))]]} for i in range(4)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [{"text": "a friend " * 300, "spans": [[0, 2700]]}, *rows]))
+    code, output = run("credit", DETOX, "redistributed", "--texts", path, *SMALL)
+    assert code == 0, output
+    assert f"{DETOX}: 4 texts, bad spans" in output
+    assert "(1 texts)" in output, "of two texts whose tokens were deleted one is left"
+
+
 def test_a_prompt_is_put_before_the_text_with_a_space(classifier_directory: Path, tmp_path: Path) -> None:
     path = tmp_path / "marked.jsonl"
     rows = [{"text": "you weasel, old", "spans": ["OK", "BAD", "OK"], "ask": f"Who is number {i}?"} for i in range(4)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 import time
 import unicodedata
 import warnings
@@ -17,14 +16,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 from safetensors import SafetensorError
 
+from textenv.server_error import ServerError
+
 __all__ = ["Debug", "console", "plain", "progress", "reports_errors", "say"]
 
 console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
-BAD_INPUT = (ValueError, TypeError, OSError, ImportError, LookupError, ArithmeticError, SafetensorError)
-SERVERS = {"textenv.critics.openai_client": "ServerError", "textenv.judges.http_scorer": "HTTPScorerError"}
-"""Errors of servers, by module: the modules import torch, so they are looked up among those that are there."""
+BAD_INPUT = (ValueError, TypeError, OSError, ImportError, LookupError, ArithmeticError, SafetensorError, ServerError)
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error. Example: --debug")]
 
@@ -63,7 +62,7 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
             except KeyboardInterrupt:
                 errors.print(Text("stopped by the keyboard; what was saved before is whole"))
                 raise typer.Exit(130) from None
-            except _expected() as error:
+            except BAD_INPUT as error:
                 if kwargs.get("debug"):
                     raise
                 message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
@@ -71,11 +70,6 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
                 raise typer.Exit(2) from None
 
     return wrapped
-
-
-def _expected() -> tuple[type[Exception], ...]:
-    """What is reported as one line; evaluated after an error, when the module of whoever raised it is there."""
-    return (*BAD_INPUT, *(getattr(sys.modules[module], name) for module, name in SERVERS.items() if module in sys.modules))
 
 
 def _show_warning(message: Warning | str, *_: Any) -> None:

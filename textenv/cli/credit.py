@@ -70,6 +70,8 @@ def credit(
 
     Example: textenv credit textenv/Detox-v0 --rewards critic_span redistributed attention uniform noise --out runs/credit
     """
+    import numpy as np
+
     import textenv
     from textenv.cli.arguments import READING, asked_critic, critic_options, task_settings
     from textenv.metrics.credit import truth_mask
@@ -111,13 +113,14 @@ def credit(
     made = [maker.make() for maker in makers]  # an unknown name is an error before the work
 
     effects = effects_of_deletion(env, episodes, deletions)
-    rows = measured(makers, made, episodes, truth, effects, {"sign": number, "bootstrap": bootstrap, "seed": seed})
-    title = f"{env_id}: {len(episodes)} texts, {sign} spans"
-    show(rows, title, found / tokens, min(deletions, len(episodes)))
+    rows, kept = measured(makers, made, episodes, truth, effects, {"sign": number, "bootstrap": bootstrap, "seed": seed})
+    title = f"{env_id}: {len(kept)} texts, {sign} spans"
+    chance = float(np.concatenate([truth[i] for i in kept]).mean())
+    show(rows, title, chance, sum(effects[i] is not None for i in kept))
     if out is not None:
         with atomic_directory(out) as draft:
             write_csv(rows, draft / "credit.csv")
-            draw(rows, draft / "credit.png", title, found / tokens)
+            draw(rows, draft / "credit.png", title, chance)
         say(f"saved in {out}", style="bold")
 
 

@@ -1,7 +1,7 @@
 """What `textenv credit` measures: each reward's credit on the same texts, and what deleting a token does to the score.
 
 A text that one of the rewards' models cannot read whole is left out for all, so that every row is about the same texts; a reward
-that cannot read half of them, or does not apply to the task, gets a row with the reason.
+that cannot read more than half of them, or does not apply to the task, gets a row with the reason.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from textenv.cli.console import progress, say
 from textenv.cli.credit_table import Row
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import gymnasium as gym
 
     from textenv.episode import Episode
+    from textenv.metrics.credit import ScoreLeft
 
 __all__ = ["CHUNK", "Maker", "effects_of_deletion", "measured"]
 
@@ -76,13 +77,12 @@ def effects_of_deletion(env: gym.Env[Any, Any], episodes: Sequence[Episode], cou
     return effects
 
 
-@dataclass(frozen=True)
-class _Credited:
+class _Credited(NamedTuple):
     """By index of the text: the credited, and why the others could not be; what became of the score; seconds for 1,000 texts."""
 
     episodes: Mapping[int, Episode]
     too_long: Mapping[int, str]
-    left: Any
+    left: ScoreLeft
     seconds: float
 
 
@@ -93,8 +93,12 @@ def measured(
     truth: Sequence[Any],
     effects: Sequence[Any],
     options: dict[str, int],
-) -> list[Row]:
-    """The measures of each reward, or why there are none."""
+) -> tuple[list[Row], list[int]]:
+    """The measures of each reward, or why there are none; and the indices of the texts that they are about.
+
+    Raises:
+        ValueError: each text is too long for one of the rewards.
+    """
     from textenv.metrics.credit import credit_quality, without_score
 
     found: list[_Credited | str] = []
@@ -103,9 +107,12 @@ def measured(
             found.append(env if isinstance(env, str) else _credited(env, maker, episodes))
             meter.update(len(found) * len(episodes), note=maker.reward)
     too_long = {i: why for each in found if isinstance(each, _Credited) for i, why in each.too_long.items()}
-    if too_long:
-        say(f"{len(too_long):,} of {len(episodes):,} texts are left out: {next(iter(too_long.values()))}", style="yellow")
     kept = [i for i in range(len(episodes)) if i not in too_long]
+    if too_long:
+        message = f"{len(too_long):,} of {len(episodes):,} texts are left out: {next(iter(too_long.values()))}"
+        if not kept:
+            raise ValueError(f"{message}; measure fewer rewards at a time")
+        say(message, style="yellow")
     rows: list[Row] = []
     for maker, each in zip(makers, found, strict=True):
         if isinstance(each, str):
@@ -114,7 +121,7 @@ def measured(
             values = without_score([each.episodes[i] for i in kept], each.left)
             quality = credit_quality(values, [truth[i] for i in kept], [effects[i] for i in kept], **options)
             rows.append(Row(maker.reward, quality, each.seconds, each.left.what))
-    return rows
+    return rows, kept
 
 
 def _credited(env: gym.Env[Any, Any], maker: Maker, episodes: Sequence[Episode]) -> _Credited | str:
@@ -130,11 +137,13 @@ def _credited(env: gym.Env[Any, Any], maker: Maker, episodes: Sequence[Episode])
     try:
         # Before the clock starts: models load when they are first asked. A reward that knows the embedded scorer alone (its mean
         # and deviation, say) does not take a raised one: it transforms the score.
-        probes = list(_whole(credit, dict(enumerate(sorted(episodes, key=len)[:PROBED]))).episodes.values())
+        probes = list(_whole(credit, dict(enumerate(sorted(episodes, key=len)[:PROBED])))[0].values())
         left = score_left(env, raised, probes) if probes and not isinstance(raised, str) else TRANSFORMED
         for first in range(0, len(episodes), CHUNK):
-            part = _whole(credit, {i: episodes[i] for i in range(first, min(first + CHUNK, len(episodes)))})
-            found, too_long, seconds = {**found, **part.episodes}, {**too_long, **part.too_long}, seconds + part.seconds
+            done, left_out, took = _whole(credit, dict(enumerate(episodes[first : first + CHUNK], start=first)))
+            found.update(done)
+            too_long.update(left_out)
+            seconds += took
     except NotApplicable as reason:
         return str(reason)
     if len(too_long) > len(found):
@@ -142,22 +151,26 @@ def _credited(env: gym.Env[Any, Any], maker: Maker, episodes: Sequence[Episode])
     return _Credited(found, too_long, left, 1000 * seconds / len(found))
 
 
-def _whole(credit: Callable[[Sequence[Episode]], Sequence[Episode]], asked: Mapping[int, Episode]) -> _Credited:
-    """Those texts credited in one call; where one is too long, without that one."""
+def _whole(
+    credit: Callable[[Sequence[Episode]], Sequence[Episode]], asked: dict[int, Episode]
+) -> tuple[dict[int, Episode], dict[int, str], float]:
+    """Those texts credited in one call, where it finds some too long without these; why; and the seconds of that call."""
     from textenv.too_long import TextTooLong
 
     too_long: dict[int, str] = {}
-    while True:
+
+    def once() -> tuple[dict[int, Episode], dict[int, str], float]:
         rest = {i: episode for i, episode in asked.items() if i not in too_long}
         began = time.perf_counter()
-        try:
-            done = credit(list(rest.values())) if rest else []
-            return _Credited(dict(zip(rest, done, strict=True)), too_long, None, time.perf_counter() - began)
-        except TextTooLong:
-            for i, episode in rest.items():
-                try:
-                    credit([episode])
-                except TextTooLong as why:
-                    too_long[i] = str(why)
-            if len(too_long) == len(asked) - len(rest):
-                raise  # none of them, read alone
+        done = credit(list(rest.values())) if rest else []
+        return dict(zip(rest, done, strict=True)), too_long, time.perf_counter() - began
+
+    try:
+        return once()
+    except TextTooLong:
+        for i, episode in asked.items():
+            try:
+                credit([episode])
+            except TextTooLong as why:
+                too_long[i] = str(why)
+        return once()

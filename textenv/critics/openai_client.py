@@ -10,12 +10,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 from textenv.critics.bounded_client import bounded_client
 from textenv.critics.connection import Transient, retry_after
+from textenv.server_error import ServerError
 
 __all__ = ["BudgetExceeded", "OpenAIClient", "Refused", "ServerError", "checked", "without_secrets"]
-
-
-class ServerError(RuntimeError):
-    """The server gave no answer that can be used."""
 
 
 class BudgetExceeded(ServerError):

@@ -27,13 +27,14 @@ from textenv.critics.bounded_client import within
 from textenv.critics.cache import AnswerCache
 from textenv.critics.connection import Patience, Transient, in_parallel, persist, retry_after
 from textenv.episode import Episode
+from textenv.server_error import ServerError
 
 __all__ = ["HTTPScorer", "HTTPScorerError"]
 
 _LARGEST = 1 << 20  # bytes of a response that are read
 
 
-class HTTPScorerError(RuntimeError):
+class HTTPScorerError(ServerError):
     """The server gave no score."""
 
 

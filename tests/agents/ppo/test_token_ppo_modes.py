@@ -62,7 +62,7 @@ def logged(one: TokenPPO, timesteps: int = 1) -> list[dict[str, Any]]:
     return memory.rows
 
 
-def close(a: TokenPPO, b: TokenPPO) -> None:
+def assert_same_policy(a: TokenPPO, b: TokenPPO) -> None:
     for (name, x), y in zip(a.policy.named_parameters(), b.policy.parameters(), strict=True):
         assert torch.allclose(x, y, atol=2e-6), name
 
@@ -79,7 +79,7 @@ def test_the_first_update_has_ratio_one_in_every_mode(options: dict[str, Any]) -
 @EVERY_MODE
 def test_micro_batches_make_the_same_update_in_every_mode(options: dict[str, Any]) -> None:
     whole, parts = (agent(model=stopping(), batch_size=8, micro_batch_size=size, **options).learn(1) for size in (8, 3))
-    close(whole, parts)
+    assert_same_policy(whole, parts)
 
 
 def test_every_token_alike_and_every_text_alike_are_different_updates() -> None:
