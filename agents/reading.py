@@ -71,7 +71,8 @@ def read_texts(
         n = len(states)
         with policy.autocast():
             made = head(pad(states, (0, 0, 0, rounded(n, coarse.places) - n)))[:n]
-        return rule.restrict(made.float() / policy.temperature, at.steps[rows])
+        found = made.float() if policy.temperature == 1 else made.float() / policy.temperature
+        return rule.restrict(found, at.steps[rows])
 
     return hidden, logits, at
 

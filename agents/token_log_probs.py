@@ -6,7 +6,8 @@
 50,257 ids × 4 bytes are 6.6 GB, several times over. Here rows are taken in parts, and where gradients are recorded a part
 keeps its hidden states alone and makes its logits once more in the backward pass (as Hsu et al. 2024, *Liger Kernel*, arXiv
 2410.10989, do for the loss of supervised training, where the gradient is known at once; that of PPO is not). The price is a
-second product with the head; one part alone, as with a small vocabulary, keeps its logits and pays nothing.
+second product with the head; one part alone, as with a small vocabulary, keeps its logits and pays nothing. Where no gradients are
+recorded parts cost nothing, and are small.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ __all__ = ["MAX_LOGITS", "token_log_probs"]
 
 MAX_LOGITS = 2**24
 """So many logits are in memory at once, unless one token has more: in float32 64 MiB, and in the backward pass a few times that."""
+SMALL_PART, FEWEST_ROWS = 2**21, 256
+"""Without gradients: logits of a part, and rows that it has at least, lest reading the head's weights takes longer than the product."""
 
 
 def token_log_probs(
@@ -47,6 +50,8 @@ def token_log_probs(
         (N,) log-probabilities, and (N,) entropies in nats or None.
     """
     rows = max(1, MAX_LOGITS // vocabulary)
+    if not torch.is_grad_enabled():
+        rows = min(rows, max(FEWEST_ROWS, SMALL_PART // vocabulary))
 
     def part(states: Tensor, where: slice) -> tuple[Tensor, Tensor | None]:
         return _read(logits(states, where), actions[where], entropy)

@@ -85,6 +85,19 @@ def test_the_logits_of_all_tokens_never_stand_in_memory(name: str, gradients: bo
     assert rows == [1, 5, 5, 3, *([3, 5, 5] if gradients else [])]
 
 
+@pytest.mark.parametrize(("fewest", "rows"), [(1, [1, 4, 4, 4, 1]), (6, [1, 6, 6, 1])])
+def test_without_gradients_parts_are_small_but_not_tiny(fewest: int, rows: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = LMPolicy(worlds.llama())
+    with torch.no_grad():
+        whole = policy.evaluate(PROMPTS, TEXTS, RULE).log_probs
+        monkeypatch.setattr(token_log_probs, "SMALL_PART", 4 * VOCABULARY)
+        monkeypatch.setattr(token_log_probs, "FEWEST_ROWS", fewest)
+        found: list[int] = []
+        policy.layout.head.register_forward_hook(lambda _, __, output: found.append(output.shape[:-1].numel()))
+        assert torch.allclose(policy.evaluate(PROMPTS, TEXTS, RULE).log_probs, whole, atol=1e-6)
+    assert found == rows
+
+
 def test_a_head_that_reads_more_than_the_last_hidden_state_is_refused() -> None:
     class Strange(transformers.LlamaForCausalLM):
         def forward(self, input_ids: Any = None, **kwargs: Any) -> Any:
