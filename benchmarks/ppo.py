@@ -7,12 +7,12 @@
     python -m benchmarks.ppo --device cuda                               # GPT-2, 124 M, 64 × 128 tokens; Llama, 1.1 B, 256 × 256
 
 The work of an iteration is `benchmarks.work_unit`'s. Medians over the undisturbed iterations (`benchmarks.stopwatch`) that follow
-one warm-up. Each case runs in a process of its own, so that its peak memory is its own: resident memory with Python and torch in
-it; on CUDA, what torch allocated. "working" is the peak above what was there before the first iteration (all weights), gradients
-and the optimizer's moments. "score" is the reward model, the reference and, where it is separate, the value model; the reward
-model computes in the precision of the case. "of bound" is the share of what arithmetic allows (`benchmarks.arithmetic`), by the
-best matrix product of the same process; on CUDA it is the model FLOPs utilization, and "decode" what sampling has of the memory's
-bandwidth.
+one warm-up; with `--ragged` the learning rate is next to nothing, since texts that may end soon learn to end earlier. Each case
+runs in a process of its own, so that its peak memory is its own: resident memory with Python and torch in it; on CUDA, what torch
+allocated. "working" is the peak above what was there before the first iteration (all weights), gradients and the optimizer's
+moments. "score" is the reward model, the reference and, where it is separate, the value model; the reward model computes in the
+precision of the case. "of bound" is the share of what arithmetic allows (`benchmarks.arithmetic`), by the best matrix product of
+the same process; on CUDA it is the model FLOPs utilization, and "decode" what sampling has of the memory's bandwidth.
 """
 
 from __future__ import annotations
@@ -116,8 +116,9 @@ def measure(case: Case) -> Result:
     env = environment(work, torch.bfloat16 if precision == "bf16" else torch.float32, case.device)
     agent = TokenPPO(
         work.policy(), env, precision=precision, frozen_layers=case.frozen, micro_batch_tokens=case.micro_batch_tokens,
-        learning_rate=RATE, n_episodes=work.episodes, batch_size=work.minibatch, n_epochs=work.epochs, kl_coef=KL, gamma=GAMMA,
-        gae_lambda=LAMBDA, value_model=None if case.value == "states" else case.value, seed=0, device=device,
+        learning_rate=1e-12 if work.ragged else RATE, n_episodes=work.episodes, batch_size=work.minibatch, n_epochs=work.epochs,
+        kl_coef=KL, gamma=GAMMA, gae_lambda=LAMBDA, value_model=None if case.value == "states" else case.value, seed=0,
+        device=device,
     )  # fmt: skip
     before = _allocated(device)
     phases = Phases(Stopwatch())
