@@ -37,7 +37,7 @@ from textenv.agents.recompute import recompute_blocks
 from textenv.agents.same_tokens import check_tokens
 from textenv.agents.sampling import sample_texts
 from textenv.agents.value_head import linear_head
-from textenv.generation import ActionRule, Sampled, greedy, sample
+from textenv.generation import ActionRule, Sampled, check_sound, greedy, sample
 from textenv.layouts import Layout, Positions, check_decodes, layout_of
 from textenv.models import quiet_files
 from textenv.precision import Precision, computing, prepare, resolved
@@ -289,14 +289,14 @@ class LMPolicy(nn.Module):
 
     @torch.inference_mode()
     def act(self, observations: NDArray[Any], rule: ActionRule, uniforms: Tensor | None) -> NDArray[np.int64]:
-        """The next token of each observation, by one forward pass without a cache.
+        """The next token of each observation, (n,) int64, by one forward pass without a cache.
 
         Args:
             observations: (n, P_max + T_max) ids, -1 for none, prompts flush right in the first P_max columns.
             uniforms: (n,) in [0, 1); None: greedy.
 
-        Returns:
-            (n,) int64.
+        Raises:
+            FloatingPointError: a logit is NaN, or infinite.
         """
         rows = np.asarray(observations).astype(np.int64)
         begin = rows.shape[1] - rule.max_new_tokens
@@ -304,6 +304,7 @@ class LMPolicy(nn.Module):
         texts = [np.append(row[row >= 0], 0) for row in rows[:, begin:]]
         prompts = [row[row >= 0] for row in rows[:, :begin]]
         _, logits, batch = self.distributions(prompts, texts, rule, last=True)
+        check_sound(logits)
         return (greedy(logits, batch.rows, 0) if uniforms is None else sample(logits, uniforms.to(logits.device))).cpu().numpy()
 
     def evaluate(

@@ -23,7 +23,7 @@ __all__ = ["MAX_LOGITS", "token_log_probs"]
 MAX_LOGITS = 2**24
 """So many logits are in memory at once, unless one token has more: in float32 64 MiB, and in the backward pass a few times that."""
 SMALL_PART, FEWEST_ROWS = 2**21, 256
-"""Without gradients: logits of a part, and rows that it has at least, lest reading the head's weights takes longer than the product."""
+"""Without gradients: logits of a part, and rows of it at least, lest reading the weights of the head takes the longer."""
 
 
 def token_log_probs(

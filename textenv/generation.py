@@ -30,7 +30,7 @@ from textenv.precision import without_gradients
 from textenv.shapes import FINE, few, grain
 from textenv.shared_prefix import begin_sharing
 
-__all__ = ["ActionRule", "Choose", "Note", "Sampled", "generate", "greedy", "invert", "sample"]
+__all__ = ["ActionRule", "Choose", "Note", "Sampled", "check_sound", "generate", "greedy", "invert", "sample"]
 
 Choose = Callable[[Tensor, Tensor, int], Tensor]
 """(logits (b, V), rows (b,), step) → tokens (b,): `rows` are the indices of the live rows in the whole batch."""
@@ -91,6 +91,17 @@ class ActionRule:
             column = torch.arange(logits.shape[-1], device=logits.device) == self.eos_token_id
             logits = logits.masked_fill(early.reshape(-1, 1) & column, float("-inf"))
         return logits
+
+
+def check_sound(logits: Tensor) -> None:
+    """Raise a FloatingPointError unless tokens can be chosen from (b, V) logits."""
+    if _broken(logits):
+        raise FloatingPointError(_BROKEN)
+
+
+def _broken(logits: Tensor) -> Tensor:
+    """Whether there is a NaN or a +inf (some models say -inf): a bool, left on its device."""
+    return ~(logits.sum(-1, dtype=torch.float32) < torch.inf).all()
 
 
 def greedy(logits: Tensor, rows: Tensor, step: int) -> Tensor:
@@ -196,7 +207,7 @@ def generate(
                 make_room(model, decoding.cache)
         if note is not None:
             note(states[0], rows, step)
-        broken = ~(logits.sum(-1, dtype=torch.float32) < torch.inf).all()  # NaN or +inf; some models say -inf
+        broken = _broken(logits)
         chosen = choose(logits, rows, step)
         tokens[rows[live], step] = chosen[live]
         live &= ~torch.isin(chosen, ends)

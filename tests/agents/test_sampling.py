@@ -155,6 +155,16 @@ def test_a_model_whose_logits_are_no_numbers_writes_nothing(greedy: bool, wrong:
         policy.generate(PROMPTS, RULE, None if greedy else numbers(5))
 
 
+@pytest.mark.parametrize("uniforms", [torch.zeros(1), None], ids=["sampled", "greedy"])
+def test_a_model_whose_logits_are_no_numbers_acts_on_nothing(uniforms: torch.Tensor | None) -> None:
+    policy = policy_of(precision="fp32")
+    with torch.no_grad():
+        policy.model.lm_head.weight[7] = float("nan")
+    observation = np.array([[-1, 97, *[-1] * RULE.max_new_tokens]])
+    with pytest.raises(FloatingPointError, match="the logits are NaN or infinite"):
+        policy.act(observation, RULE, uniforms)
+
+
 @pytest.mark.parametrize("prompts", [[[]], [[97], []]], ids=str)
 def test_a_prompt_of_no_ids_is_named(prompts: list[list[int]]) -> None:
     with pytest.raises(ValueError, match=f"prompt {len(prompts) - 1} of {len(prompts)} has no ids"):
