@@ -96,21 +96,25 @@ class Connections:
             ServerError: a refusal, an answer beyond the limit.
         """
         where = f"{self._server.name}{endpoint}"
+        connection = self._of_this_thread()
         try:
-            connection = self._of_this_thread()
             self._server.request(connection, endpoint, body)
             if self._closed.is_set():  # it was on its way to the server: nobody else wakes it
                 raise ConnectionAbortedError("the batch was given up")
             response = connection.getresponse()
             data = response.read(limit + 1)
         except (OSError, http.client.HTTPException) as error:
-            self._forget()
+            self._forget(connection)
             raise Transient(f"{where}: {type(error).__name__}: {error}") from None
         if len(data) > limit:
-            self._forget()  # the rest is on its way
+            self._forget(connection)  # the rest is on its way
             raise ServerError(f"{where} answered with more than {limit} bytes, more than was asked for; is this a vLLM server?")
         if response.status == 200:
-            return self._parsed(data, where)
+            try:
+                return json.loads(data) if data else None
+            except ValueError:
+                self._forget(connection)
+                raise Transient(f"{where}: a mangled answer: {data[:100]!r}") from None
         said = f"{where}: HTTP {response.status}: {self._server.redacted(data.decode(errors='replace'))[:_SAID]}"
         if response.status in _PASSING or response.status >= 500:
             raise Transient(said, retry_after(response.headers))
@@ -127,19 +131,13 @@ class Connections:
                 connection.close()
             self._open.clear()
 
-    def _parsed(self, data: bytes, where: str) -> Any:
-        try:
-            return json.loads(data) if data else None
-        except ValueError:
-            self._forget()
-            raise Transient(f"{where}: a mangled answer: {data[:100]!r}") from None
-
     def _of_this_thread(self) -> http.client.HTTPConnection:
         with self._lock:
             return self._open.setdefault(threading.get_ident(), self._server.connection(self._timeout))
 
-    def _forget(self) -> None:
+    def _forget(self, connection: http.client.HTTPConnection) -> None:
+        """Close it; it may be none of the open ones any more: one that is closed opens itself again for a question on its way."""
         with self._lock:
-            connection = self._open.pop(threading.get_ident(), None)
-        if connection is not None:
-            connection.close()
+            if self._open.get(threading.get_ident()) is connection:
+                del self._open[threading.get_ident()]
+        connection.close()

@@ -16,6 +16,7 @@ from typing import Any, Self
 STATUS = {"400": 400, "401": 401, "403": 403, "404": 404, "413": 413, "422": 422, "429": 429, "500": 500, "503": 503}
 MANGLED = ("half_body", "half_json", "broken_utf8", "drop", "stall", "drip", "no_json")
 TRANSIENT = ("429", "500", "503", *MANGLED)
+HANGING = ("stall", "drip")  # noticed by the clock alone
 REFUSED = ("400", "422", "empty", "none", "two", "no_choice", "filtered", "surrogate")
 SETUP = ("401", "403", "404", "quota")
 

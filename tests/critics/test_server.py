@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from tests.critics.fake_server import MANGLED, REFUSED, SETUP, TRANSIENT, FakeServer
+from tests.critics.fake_server import HANGING, MANGLED, REFUSED, SETUP, TRANSIENT, FakeServer
 from tests.worlds import constant_scorer, ids, make
 from textenv.critics import (
     BudgetExceeded,
@@ -30,7 +31,8 @@ from textenv.episode import Prompt
 from textenv.wrappers import CriticReward
 
 FORM = CritiqueFormat((Section("Insults", -1.0),))
-SOON = Patience(retries=3, timeout=0.4, backoff=0.01, longest=0.05)
+SOON = Patience(retries=3, timeout=20.0, backoff=0.01, longest=0.05)
+"""Whoever counts requests counts on no try being cut short: a busy machine may take a second over one."""
 BAD = ("bad", "sad")
 
 
@@ -47,6 +49,11 @@ def episodes(*texts: str) -> list[Any]:
 
 def critic_of(server: FakeServer, **options: Any) -> ServerCritic:
     return ServerCritic(server.url, FORM, **{"patience": SOON, "model": "fake", **options})
+
+
+def soon(fault: str) -> Patience:
+    """With a clock where nothing else ends a try."""
+    return replace(SOON, timeout=1.0) if fault in HANGING else SOON
 
 
 def places(found: Any) -> Any:
@@ -111,7 +118,7 @@ def test_options_are_part_of_each_request() -> None:
 def test_a_failure_that_passes_loses_nothing(fault: str, on_error: Any) -> None:
     texts = ["a bad day", "fine", "sad"]
     with FakeServer(lists_the_bad_words, [fault, "", fault]) as server:
-        critic = critic_of(server, on_error=on_error)
+        critic = critic_of(server, on_error=on_error, patience=soon(fault))
         assert places(critic(episodes(*texts))) == [[(2, 5)], [], [(0, 3)]]
     assert critic.metrics()["credit/critic_retries"] == 2.0
 
@@ -119,7 +126,7 @@ def test_a_failure_that_passes_loses_nothing(fault: str, on_error: Any) -> None:
 @pytest.mark.parametrize("fault", TRANSIENT)
 def test_a_failure_that_stays_raises_where_asked(fault: str) -> None:
     with FakeServer(lists_the_bad_words, [fault] * 99) as server:
-        critic = critic_of(server, patience=Patience(retries=1, timeout=0.2, backoff=0.0), on_error="raise")
+        critic = critic_of(server, patience=replace(soon(fault), retries=1), on_error="raise")
         with pytest.raises(ServerError, match=r"critic http://127\.0\.0\.1:\d+/v1: "):
             critic(episodes("bad"))
         assert len(server.requests) == 2
@@ -135,7 +142,7 @@ def test_a_failure_that_stays_is_skipped_and_counted_where_asked() -> None:
 
 def test_forever_is_longer_than_any_patience() -> None:
     with FakeServer(lists_the_bad_words, ["500", "drop", "429", "half_json"] * 6) as server:
-        critic = critic_of(server, patience=Patience(retries=0, timeout=0.4, backoff=0.0), on_error="retry_forever")
+        critic = critic_of(server, patience=replace(SOON, retries=0, backoff=0.0), on_error="retry_forever")
         assert places(critic(episodes("bad"))) == [[(0, 3)]]
     assert critic.metrics()["credit/critic_retries"] == 24.0
 

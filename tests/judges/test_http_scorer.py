@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,18 @@ import cloudpickle
 import gymnasium as gym
 import pytest
 
-from tests.critics.fake_server import MANGLED, FakeServer
+from tests.critics.fake_server import HANGING, MANGLED, FakeServer
 from tests.worlds import make
 from textenv.critics import AnswerCache, Patience
 from textenv.episode import Prompt
 from textenv.judges.http_scorer import HTTPScorer, HTTPScorerError
 
-SOON = Patience(retries=3, timeout=0.4, backoff=0.01, longest=0.05)
+SOON = Patience(retries=3, timeout=20.0, backoff=0.01, longest=0.05)
+
+
+def soon(fault: str) -> Patience:
+    """With a clock where nothing else ends a try."""
+    return replace(SOON, timeout=1.0) if fault in HANGING else SOON
 
 
 def share_of_x(text: str) -> float:
@@ -63,7 +69,7 @@ def test_a_text_is_judged_up_to_its_limit() -> None:
 @pytest.mark.parametrize("fault", ["429", "500", "503", *MANGLED])
 def test_a_failure_that_passes_loses_nothing(fault: str) -> None:
     with FakeServer(share_of_x, [fault, fault]) as server:
-        scorer = scorer_of(server)
+        scorer = scorer_of(server, patience=soon(fault))
         assert scorer.score_texts(["xa", "aa"]) == [0.5, 1.0]
         assert (scorer.retries, scorer.requests, len(server.requests)) == (2, 2, 4)
 
@@ -71,7 +77,7 @@ def test_a_failure_that_passes_loses_nothing(fault: str) -> None:
 @pytest.mark.parametrize("fault", ["429", "500", *MANGLED])
 def test_a_failure_that_stays_raises(fault: str) -> None:
     with FakeServer(share_of_x, [fault] * 9) as server:
-        scorer = scorer_of(server, patience=Patience(retries=1, timeout=0.2, backoff=0.0))
+        scorer = scorer_of(server, patience=replace(soon(fault), retries=1))
         with pytest.raises(HTTPScorerError, match=r"scorer http://127\.0\.0\.1:\d+/analyze: "):
             scorer.score_texts(["x"])
         assert len(server.requests) == 2
@@ -79,7 +85,7 @@ def test_a_failure_that_stays_raises(fault: str) -> None:
 
 def test_forever_is_longer_than_any_patience() -> None:
     with FakeServer(share_of_x, ["500", "drop", "half_json"] * 5) as server:
-        patience = Patience(retries=0, timeout=0.4, backoff=0.0)
+        patience = replace(SOON, retries=0)
         assert scorer_of(server, patience=patience, on_error="retry_forever").score_texts(["xa"]) == [0.5]
 
 

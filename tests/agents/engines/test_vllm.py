@@ -5,9 +5,11 @@ Against a stand-in server on loopback, not against vLLM.
 
 from __future__ import annotations
 
+import gc
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,13 +23,16 @@ from tests.agents.engines.stand_in import StandIn
 from tests.worlds import BYTES, EOS, VOCABULARY, ids
 from textenv.agents import LMPolicy
 from textenv.agents.engines.gap import engine_gap
+from textenv.agents.engines.http import JSONServer
 from textenv.agents.engines.vllm import VLLMEngine
 from textenv.critics import Patience, ServerError
+from textenv.critics.connection import Transient
 from textenv.generation import ActionRule
 
 RULE = ActionRule(VOCABULARY, EOS, 10)
 PROMPTS = [np.array(ids(text)) for text in ("the quick brown fox", "a", "a", "a", "you are")]
-SOON = Patience(retries=2, timeout=0.5, backoff=0.01, longest=0.02)
+SOON = Patience(retries=2, timeout=20.0, backoff=0.01, longest=0.02)
+HANGING = replace(SOON, timeout=1.0)
 
 
 def uniforms(n: int = len(PROMPTS), seed: int = 0) -> Any:
@@ -259,7 +264,7 @@ def test_no_text_without_weights(server: StandIn) -> None:
 @pytest.mark.parametrize("fault", ["drop", "half", "500", "stall"])
 def test_a_failure_that_passes_loses_nothing(llama_directory: Path, fault: str) -> None:
     with StandIn(llama_directory, ["", fault, fault, ""]) as server:
-        engine = engine_of(server)
+        engine = engine_of(server, patience=HANGING if fault == "stall" else SOON)
         engine.sync_weights(policy())
         disturbed = engine.generate(PROMPTS, RULE, uniforms())
         assert len(server.requests) == len(PROMPTS) + 2
@@ -304,7 +309,7 @@ def test_an_answer_is_not_read_beyond_what_was_asked_for(llama_directory: Path) 
 @pytest.mark.parametrize("fault", ["drop", "500", "stall"])
 def test_patience_ends(llama_directory: Path, fault: str) -> None:
     with StandIn(llama_directory, [fault] * 99) as server:
-        engine = engine_of(server)
+        engine = engine_of(server, patience=HANGING if fault == "stall" else SOON)
         engine.sync_weights(policy())
         with pytest.raises(ServerError, match="no text after 2 retries"):
             engine.generate(PROMPTS[:1], RULE, uniforms(1))
@@ -319,6 +324,17 @@ def test_one_wrong_answer_does_not_wait_for_the_others(llama_directory: Path) ->
         with pytest.raises(ServerError):
             engine.generate(PROMPTS, RULE, uniforms())
         assert time.perf_counter() - began < 5.0
+
+
+def test_a_batch_that_ends_while_a_question_is_sent_leaves_no_connection_open(server: StandIn) -> None:
+    class Ending(JSONServer):
+        def request(self, *arguments: Any) -> None:
+            connections.close()
+            super().request(*arguments)
+
+    with Ending(server.url).connected(20.0) as connections, pytest.raises(Transient, match="the batch was given up"):
+        connections.post("/v1/completions", {}, 100)
+    gc.collect()  # a socket that is still open is told here, and fails the test
 
 
 def test_a_server_that_is_gone_is_named(llama_directory: Path) -> None:
