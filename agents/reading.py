@@ -71,8 +71,7 @@ def read_texts(
         n = len(states)
         with policy.autocast():
             made = head(pad(states, (0, 0, 0, rounded(n, coarse.places) - n)))[:n]
-        found = made.float() if policy.temperature == 1 else made.float() / policy.temperature
-        return rule.restrict(found, at.steps[rows])
+        return rule.restrict(made, at.steps[rows], policy.temperature)
 
     return hidden, logits, at
 

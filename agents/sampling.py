@@ -54,8 +54,7 @@ def sample_texts(
         where = part.to(policy.device)
 
         def choose(logits: Tensor, rows: Tensor, step: int, numbers: Tensor | None = numbers, where: Tensor = where) -> Tensor:
-            logits = logits.float() if policy.temperature == 1 else logits.float() / policy.temperature
-            logits = rule.restrict(logits, step)
+            logits = rule.restrict(logits, step, policy.temperature)
             probabilities = None if numbers is None and recorder is None else logits.softmax(-1)
             if numbers is None or probabilities is None:
                 chosen = greedy(logits, rows, step)

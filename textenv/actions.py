@@ -59,7 +59,7 @@ class TopTokens:
         """
         rule = self.rule
         steps = torch.from_numpy((observations[:, -rule.max_new_tokens :] >= 0).sum(1))
-        logits = self.cache.read([row[row >= 0] for row in observations]).logits.float()
+        logits = self.cache.read([row[row >= 0] for row in observations]).logits
         steps = steps.to(logits.device)
         best = rule.restrict(logits, steps).topk(self.k, -1)
         ids, allowed = best.indices, best.values > float("-inf")

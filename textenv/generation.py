@@ -74,15 +74,17 @@ class ActionRule:
     min_new_tokens: int = 0
     prompt_end: tuple[int, ...] = ()
 
-    def restrict(self, logits: Tensor, steps: Tensor | int) -> Tensor:
-        """Logits with -inf where the rule forbids.
+    def restrict(self, logits: Tensor, steps: Tensor | int, temperature: float = 1.0) -> Tensor:
+        """Logits in float32 at a temperature, with -inf where the rule forbids.
 
         Args:
             logits: (N, V).
             steps: (N,), or one number for all: the index of the token within its text, from 0.
+            temperature: the logits are divided by it.
         """
         if logits.shape[-1] > self.vocabulary:
             logits = logits[..., : self.vocabulary]
+        logits = logits.float() if temperature == 1 else logits.float() / temperature
         if isinstance(steps, int):
             if steps < self.min_new_tokens:
                 logits = logits.index_fill(-1, torch.tensor(self.eos_token_id, device=logits.device), float("-inf"))

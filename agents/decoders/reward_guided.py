@@ -146,7 +146,7 @@ class _Chooser:
 
     def __call__(self, logits: Tensor, rows: Tensor, step: int) -> Tensor:
         search = self.search
-        logits = self.rule.restrict(logits.float() / search.policy.temperature, step)  # log π, up to a constant of the row
+        logits = self.rule.restrict(logits, step, search.policy.temperature)  # log π, up to a constant of the row
         k = min(search.k, logits.shape[-1])
         candidates = logits.topk(k, -1).indices  # (b, k)
         bonus = search.weight * self._rewards(candidates, logits, rows.tolist()).to(logits)

@@ -180,7 +180,7 @@ class StepSearch:
                 at = [len(said[i]) + len(out[i]) for i in live]  # the index of the token within its text
                 free = [step >= len(again[i]) for i in live]
                 numbers = [paths[i].number(a) if f else 0.0 for i, a, f in zip(live, at, free, strict=True)]
-                logits = rule.restrict(output.logits[:, -1].float() / self.policy.temperature, torch.tensor(at, device=device))
+                logits = rule.restrict(output.logits[:, -1], torch.tensor(at, device=device), self.policy.temperature)
                 tokens = sample(logits, torch.tensor(numbers, device=device), top_k=top_k, top_p=top_p).tolist()
                 for j, i in enumerate(live):
                     if free[j]:

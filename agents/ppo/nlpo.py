@@ -141,9 +141,9 @@ class MaskedPolicy:
 
         def choose(logits: Tensor, rows: Tensor, step: int) -> Tensor:
             old = lagged.logits(rows)
-            mask = self._mask(rule.restrict(old.float() / self.lagged.temperature, step), rule)
+            mask = self._mask(rule.restrict(old, step, self.lagged.temperature), rule)
             masks[rows.cpu().numpy(), step] = _packed(mask)
-            logits = _masked(rule.restrict(logits.float() / actor.temperature, step), mask)
+            logits = _masked(rule.restrict(logits, step, actor.temperature), mask)
             chosen = (
                 greedy(logits, rows, step) if uniforms is None else sample(logits, uniforms[rows, step], top_k=top_k, top_p=top_p)
             )

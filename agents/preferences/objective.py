@@ -154,4 +154,4 @@ def distributions(
     with policy.autocast():
         hidden, head = layout.read(at)
         logits = head(hidden)
-    return rule.restrict(logits.float() / policy.temperature, at.steps).log_softmax(-1), at.actions
+    return rule.restrict(logits, at.steps, policy.temperature).log_softmax(-1), at.actions
