@@ -1,8 +1,8 @@
 """Ours and the peers on one work unit, in turn, in one run: ratios of medians with their spread.
 
-    python -m benchmarks.compare --trl-python TRL/bin/python                        # S and M, 1 and 4 epochs, 3 rounds
+    python -m benchmarks.compare --trl-python TRL/bin/python                        # S and M, 1 and 4 epochs, 3 rounds; limits
     python -m benchmarks.compare --trl-python TRL/bin/python --grpo-python GRPO/bin/python --sb3-python SB3/bin/python
-    python -m benchmarks.compare --trl-python TRL/bin/python --sizes S --epochs 1 --rounds 1 --iterations 2
+    python -m benchmarks.compare --trl-python TRL/bin/python --sizes S --epochs 1 --rounds 1 --iterations 2 --no-limits
     python -m benchmarks.compare --device cuda                                      # ours alone: 124 M and 1.1 B
 
 `benchmarks.peers` says what to install for whom; every interpreter runs this checkout's files. A round runs each contender once, in
@@ -11,34 +11,32 @@ trunk, and fp32 with a separate value model, which is TRL's algorithm. SB3 by ha
 road (`benchmarks.stepping`), and runs fewer iterations: one is half a minute.
 
 tokens/s, seconds and memory are medians over the undisturbed iterations of all rounds (`benchmarks.stopwatch`); "× TRL PPO" is the
-median over rounds of the ratio within a round, and in brackets the least and the largest. "of bound" as in `benchmarks.ppo`.
+median over rounds of the ratio within a round, and in brackets the least and the largest. "of bound" as in `benchmarks.ppo`. At the
+end stands what the library has promised itself, and what it reached (`benchmarks.limits`).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import limits
 from benchmarks.arguments import count, counts, device, interpreter
+from benchmarks.processes import Result, rate, ratio, run
 from benchmarks.stopwatch import PHASES, median, quiet
 from benchmarks.work_unit import SIZES
 from textenv.threads import set_threads
 
-ROOT = Path(__file__).resolve().parents[1]
 OURS = (("bf16", "states"), ("fp32", "states"), ("fp32", "separate"))
-Result = dict[str, Any]
 Command = tuple[str, list[str]]
 
 
@@ -59,31 +57,6 @@ def contenders(given: argparse.Namespace, size: str, epochs: int) -> list[Comman
         found.append(("textenv, SB3 PPO", [sys.executable, "-m", "benchmarks.stepping", *case, few]))
         found.append(("SB3 PPO by hand", [given.sb3_python, "-m", "benchmarks.peers.sb3_ppo", *case, few]))
     return found
-
-
-def run(who: str, command: Sequence[str]) -> Result:
-    """The line of JSON that a contender prints.
-
-    Raises:
-        RuntimeError: it failed, or printed none.
-    """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith('{"who"')]
-    if done.returncode or len(lines) != 1:
-        raise RuntimeError(f"{who} failed ({done.returncode}): {' '.join(command)}\n{done.stderr[-2000:]}")
-    return {**json.loads(lines[0]), "who": who}
-
-
-def rate(results: Sequence[Result]) -> float:
-    """Tokens a second over the iterations of some runs of one contender."""
-    return median(quiet([iteration for result in results for iteration in result["iterations"]]), "tokens/s")
-
-
-def ratio(ours: Sequence[Result], theirs: Sequence[Result]) -> str:
-    """Median over rounds of the ratio within a round, least and largest."""
-    found = [rate([a]) / rate([b]) for a, b in zip(ours, theirs, strict=True)]
-    return f"{statistics.median(found):.2f} ({min(found):.2f} – {max(found):.2f})"
 
 
 def row(results: Sequence[Result], against: Sequence[Result] | None) -> list[str]:
@@ -127,17 +100,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--trl-python", type=interpreter, help="an interpreter with trl==1.12.0")
     parser.add_argument("--grpo-python", type=interpreter, help="an interpreter with trl==1.16.0")
-    parser.add_argument("--sb3-python", type=interpreter, help="an interpreter with stable-baselines3 (this one has it)")
+    parser.add_argument("--sb3-python", type=interpreter, help="an interpreter with stable-baselines3; default: this one")
     parser.add_argument("--sizes", help=f"of {', '.join(SIZES)}, separated by commas; default: S,M, on a GPU 124M,1.1B")
     parser.add_argument("--epochs", type=counts, default=[1, 4], help="separated by commas (default: 1,4)")
     parser.add_argument("--device", type=device, default="cpu", help="cpu; or cuda, without the peers, whose scripts are of a CPU")
     parser.add_argument("--rounds", type=count, default=3)
     parser.add_argument("--iterations", type=count, default=4, help="of each process, after one warm-up")
     parser.add_argument("--threads", type=count, help="of every contender; default: textenv.threads")
+    parser.add_argument("--no-limits", action="store_true", help="leave out what has no peer, and the table of limits (8 minutes)")
     parser.add_argument("--out", type=Path, help="append every result to this file, a line of JSON each")
     given = parser.parse_args(arguments)
     if given.device != "cpu" and (given.trl_python or given.grpo_python or given.sb3_python):
         parser.error("the peers' scripts are of a CPU; leave their interpreters out, or --device")
+    if given.device == "cpu":
+        given.sb3_python = given.sb3_python or sys.executable
     sizes = (given.sizes or ("S,M" if given.device == "cpu" else "124M,1.1B")).split(",")
     if unknown := sorted(set(sizes) - set(SIZES)):
         parser.error(f"unknown sizes {', '.join(unknown)}; there are {', '.join(SIZES)}")
@@ -148,13 +124,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for round_ in range(given.rounds):
         for key, found in cells.items():
             for who, command in contenders(given, *key):
-                result = run(who, command)
+                (result,) = run(who, command)
                 found.setdefault(who, []).append(result)
                 console.print(f"round {round_ + 1}, {key[0]}, {key[1]} epoch(s): {who} {rate([result]):,.0f} tokens/s")
                 if given.out:
                     with given.out.open("a") as file:
                         file.write(json.dumps(result) + "\n")
     console.print(table(cells))
+    if given.device == "cpu" and not given.no_limits:
+        console.print(limits.table([*limits.of_cells(cells), *limits.alone(console.print)]))
     last = next(iter(cells.values()))["textenv bf16 states"][-1]
     peaks = ", ".join(f"{name} {peak / 1e9:,.0f}" for name, peak in last["matmul_peaks"].items())
     console.print(f"{time.strftime('%Y-%m-%d')}, {_processor()}, {threads} thread(s); best products in GFLOP/s: {peaks}")

@@ -35,6 +35,7 @@ from stable_baselines3.common.logger import KVWriter, Logger
 
 from benchmarks.arguments import count, counts, device
 from benchmarks.arithmetic import Needs, copy_peak, matmul_peak
+from benchmarks.processes import Result, share_of_bound
 from benchmarks.stopwatch import PHASES, Stopwatch, median, peak_memory, quiet
 from benchmarks.work_unit import FAMILIES, GAMMA, KL, LAMBDA, RATE, SHAPES, SIZES, Work, words
 from textenv import Prompt, SequenceClassifierScorer, TextEnv
@@ -43,8 +44,6 @@ from textenv.allocator import keep_freed_memory
 from textenv.precision import medium, resolved
 from textenv.tasks.count_letter import CountLetter
 from textenv.threads import set_threads
-
-Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -180,11 +179,6 @@ def _allocated(device: torch.device) -> float:
             return next(int(line.split()[1]) for line in file if line.startswith("VmRSS")) / 2**10
     except OSError:  # not Linux
         return peak_memory()
-
-
-def share_of_bound(result: Result) -> float:
-    """What arithmetic needs at least, by what was taken."""
-    return float(sum(result["flops"].values()) / result["peak_flops"] / median(quiet(result["iterations"]), "wall"))
 
 
 def table(results: Sequence[Result]) -> Table:

@@ -30,14 +30,20 @@ def once(arguments: Sequence[str]) -> tuple[float, float]:
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def seconds(name: str, processes: int) -> tuple[float, float]:
+    """Medians (wall clock, CPU) over so many fresh processes, after one that warms the disk."""
+    once(CASES[name])
+    wall, cpu = (statistics.median(of) for of in zip(*(once(CASES[name]) for _ in range(processes)), strict=True))
+    return wall, cpu
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.startup", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--processes", type=int, default=9, help="fresh processes a case, after one that warms the disk")
     given = parser.parse_args(arguments)
-    for name, case in CASES.items():
-        once(case)
-        wall, cpu = (statistics.median(of) for of in zip(*(once(case) for _ in range(given.processes)), strict=True))
+    for name in CASES:
+        wall, cpu = seconds(name, given.processes)
         print(f"{name:16} {wall:.3f} s  (CPU {cpu:.3f} s)")
 
 

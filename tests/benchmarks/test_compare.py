@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmarks.compare import ROOT, contenders, main, rate, ratio, run, table
+from benchmarks import limits
+from benchmarks.compare import contenders, main, table
+from benchmarks.processes import ROOT, rate, ratio, run
 
 GIVEN = {"device": "cpu", "trl_python": "trl", "grpo_python": None, "sb3_python": "sb3", "iterations": 4}
 
@@ -93,5 +95,61 @@ def test_a_peer_needs_no_textenv(module: str) -> None:
 @pytest.mark.slow
 def test_the_step_by_step_road_runs_on_the_work_unit() -> None:
     case = ["--size", "S", "--episodes", "16", "--iterations", "1"]
-    ours = run("ours", [sys.executable, "-m", "benchmarks.stepping", *case])
+    (ours,) = run("ours", [sys.executable, "-m", "benchmarks.stepping", *case])
     assert ours["iterations"][0]["tokens"] == 512
+
+
+# --- Limits --------------------------------------------------------------------------------------------------------------
+
+
+def shown(of: Any) -> str:
+    out = io.StringIO()
+    Console(width=220, file=out).print(of)
+    return out.getvalue()
+
+
+def test_each_limit_with_a_peer_is_read_off_the_comparison() -> None:
+    ours = result(0.5, flops={"sample": 1e9}, peak_flops=4e9)
+    found = {
+        "textenv bf16 states": [ours], "textenv fp32 separate": [result(1.9)], "TRL PPO": [result(2.0) | {"peak_mib": 1000.0}],
+        "textenv, SB3 PPO": [result(4.0)], "SB3 PPO by hand": [result(32.0)],
+    }  # fmt: skip
+    rows = list(limits.of_cells({("M", 1): found}))
+    assert [(row.value, row.met) for row in rows] == [
+        (4.0, True), (pytest.approx(2.0 / 1.9), False), (0.5, True), (64.0, True), (8.0, True), (pytest.approx(50.0), True),
+    ]  # fmt: skip
+
+
+def test_a_limit_whose_peer_was_not_run_has_no_row() -> None:
+    assert not list(limits.of_cells({("S", 4): {"textenv bf16 states": [result(1.0)]}}))
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        (limits.Limit("memory", 0.69, most=0.7), ["≤ 0.7", "0.69 ×", "yes"]),
+        (limits.Limit("speed", 3.999, least=4.0), ["≥ 4", "4 ×", "NO"]),
+        (limits.Limit("overhead", 0.6612, unit="ms"), ["0.661 ms"]),
+    ],
+)
+def test_the_table_says_what_was_asked_and_whether_it_was_met(limit: limits.Limit, said: list[str]) -> None:
+    text = shown(limits.table([limit]))
+    assert all(part in text for part in said)
+    assert ("yes" in text or "NO" in text) == (limit.least is not None or limit.most is not None)
+
+
+@pytest.mark.slow
+def test_what_has_no_peer_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, told = [], []
+
+    def several(who: str, command: Any, lines: int = 1) -> list[dict[str, Any]]:
+        asked.append(command)
+        return [result(1.0 + i, working_mib=1000.0) for i in range(lines)]
+
+    monkeypatch.setattr(limits, "run", several)
+    monkeypatch.setattr(limits, "ROUNDS", 1)
+    rows = {row.what: row for row in limits.alone(told.append)}
+    assert (len(asked), len(told), len(rows)) == (3, 5, 7)
+    assert rows["ragged ends against fixed 64, a token, S, bf16"].value == 0.5
+    assert rows["critic_span over sparse, an episode: batched against one by one"].value > 1
+    assert 0 < rows["import textenv"].value < 10
