@@ -31,7 +31,7 @@ from rich.table import Table
 
 from benchmarks import limits
 from benchmarks.arguments import count, counts, device, interpreter
-from benchmarks.processes import Result, rate, ratio, run
+from benchmarks.processes import Result, rate, ratio, run, share_of_bound
 from benchmarks.stopwatch import PHASES, median, quiet
 from benchmarks.work_unit import SIZES
 from textenv.threads import set_threads
@@ -64,11 +64,7 @@ def row(results: Sequence[Result], against: Sequence[Result] | None) -> list[str
     iterations = [iteration for result in results for iteration in result["iterations"]]
     kept = quiet(iterations)
     memory = statistics.median(result["peak_mib"] for result in results)
-    share = ""
-    if "flops" in results[0]:
-        peak = max(result["peak_flops"] for result in results)  # a neighbour only slows products
-        of_tokens = statistics.median(sum(result["flops"].values()) for result in results)
-        share = f"{of_tokens / peak / median(kept, 'wall'):.0%}"
+    share = f"{share_of_bound(results):.0%}" if "flops" in results[0] else ""
     memory_ratio = ""
     if against:
         memory_ratio = f"{memory / statistics.median(result['peak_mib'] for result in against):.2f}"

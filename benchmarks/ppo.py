@@ -195,7 +195,7 @@ def table(results: Sequence[Result]) -> Table:
         decode = (f"{r['decode_share']:.0%}",) if "decode_share" in r else ()
         name = f"{r['size']}, {r['parameters'] / 1e6:.1f} M" + (f", EOS in 1…{r['new_tokens']}" if r["ragged"] else "")
         disturbed = f"{len(r['iterations']) - len(quiet(r['iterations'], 0))} of {len(r['iterations'])}"
-        share = f"{share_of_bound(r):.0%}"
+        share = f"{share_of_bound([r]):.0%}"
         out.add_row(name, str(r["epochs"]), r["who"], *rates, *seconds, share, *memory, disturbed, *decode)
     if results:
         peaks = ", ".join(f"{name} {peak / 1e9:,.0f}" for name, peak in results[0]["matmul_peaks"].items())

@@ -48,6 +48,11 @@ def ratio(ours: Sequence[Result], theirs: Sequence[Result]) -> str:
     return f"{statistics.median(found):.2f} ({min(found):.2f} – {max(found):.2f})"
 
 
-def share_of_bound(result: Result) -> float:
-    """What arithmetic needs at least, by what was taken; of a contender that says what it needs."""
-    return float(sum(result["flops"].values()) / result["peak_flops"] / median(quiet(result["iterations"]), "wall"))
+def share_of_bound(results: Sequence[Result]) -> float:
+    """What arithmetic needs at least, by what was taken; of the runs of one contender that says what it needs.
+
+    The peak is the highest of them: a neighbour only slows products.
+    """
+    needed = statistics.median(sum(result["flops"].values()) for result in results)
+    iterations = quiet([iteration for result in results for iteration in result["iterations"]])
+    return float(needed / max(result["peak_flops"] for result in results) / median(iterations, "wall"))

@@ -67,6 +67,7 @@ def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         here = [x for x in (tensors[:1] if func in INDICES else tensors) if not isinstance(x, Elsewhere) and x.dim()]
         if here:
             raise RuntimeError(f"{func}: tensors of two devices, {[tuple(x.shape) for x in here]} on the CPU")
+    _COMPUTED[0] += bool(away)
     device = kwargs.get("device")
     if device is not None:
         stays_away = torch.device(device).type == NAME
@@ -108,14 +109,9 @@ class _Backend(backend_registration._DummyBackendModule if POSSIBLE else object)
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]
 
-    def get_rng_state(self, device: Any = None) -> torch.Tensor:
-        return torch.get_rng_state()
-
-    def set_rng_state(self, state: torch.Tensor, device: Any = None) -> None:
-        torch.set_rng_state(state)
-
 
 _LIBRARIES: list[torch.library.Library] = []  # what they register is gone with them
+_COMPUTED = [0]  # operations on tensors of the device so far
 
 
 def begin() -> None:
@@ -141,6 +137,13 @@ def _cast(func: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def there(function: Callable[..., T], *args: Any) -> T:
-    """A function's result where there is the device."""
+    """A function's result, where it computes on the device.
+
+    Raises:
+        AssertionError: it did not.
+    """
+    before = _COMPUTED[0]
     with _Operations(), _Data():
-        return function(*args)
+        found = function(*args)
+    assert _COMPUTED[0] > before, f"{function.__name__}{args} computed nothing on the second device"
+    return found

@@ -21,7 +21,7 @@ from textenv.actions import TopKActions
 from textenv.agents import BestOfN, LanguageModelActorCritic, LMPolicy, RewardGuidedSearch, StepSearch, TokenPPO, rollout
 from textenv.critics import CritiqueFormat, LanguageModelCritic, Section
 from textenv.episode import Prompt
-from textenv.fitting.reward_model import load_reward_model
+from textenv.fitting.reward_model import RewardModel, load_reward_model
 from textenv.fitting.reward_model_loop import Pairs, fit_reward_model
 
 pytestmark = [
@@ -38,17 +38,32 @@ def there() -> Iterator[Ask]:
         yield lambda function, *args: process.submit(second_device.there, function, *args).result()
 
 
-def weights(name: str, model: str, device: str, precision: str = "fp32") -> dict[str, torch.Tensor]:
-    policy = LMPolicy(MODELS[model](), BYTES, device=device, precision=precision)
-    return {key: value.cpu() for key, value in learned(name, policy).policy.model.state_dict().items()}
+Weights = dict[str, torch.Tensor]
+
+
+def weights_of(model: Any) -> Weights:
+    return {key: value.detach().cpu() for key, value in model.state_dict().items()}
+
+
+def distance(a: Weights, b: Weights) -> float:
+    return float(sum((a[key].double() - b[key].double()).square().sum() for key in a)) ** 0.5
+
+
+def assert_learned_alike(found: Weights, expected: Weights, begun: Weights) -> None:
+    """Both are where training on the CPU led, up to a twentieth of the way: Adam makes steps of gradients that are rounding."""
+    assert distance(expected, begun) > 0
+    assert distance(found, expected) < 0.05 * distance(expected, begun)
+
+
+def trained(name: str, model: str, device: str) -> Weights:
+    return weights_of(learned(name, LMPolicy(MODELS[model](), BYTES, device=device)).policy.model)
 
 
 @pytest.mark.parametrize("name", LEARNERS)
 @pytest.mark.parametrize("model", MODELS)
 def test_every_learner_learns_there_what_it_learns_on_the_cpu(name: str, model: str, there: Ask) -> None:
-    found, expected = there(weights, name, model, second_device.NAME), weights(name, model, "cpu")
-    rate = 1e-3  # of a gradient that is nothing but rounding Adam makes a step of up to the learning rate
-    torch.testing.assert_close(found, expected, atol=rate, rtol=0.0)
+    found, expected = there(trained, name, model, second_device.NAME), trained(name, model, "cpu")
+    assert_learned_alike(found, expected, weights_of(MODELS[model]()))
 
 
 @pytest.mark.parametrize("name", LEARNERS)
@@ -101,16 +116,15 @@ def test_every_decoder_writes_there_what_it_writes_on_the_cpu(name: str, there: 
     assert there(decoded, name, second_device.NAME) == decoded(name, "cpu")
 
 
-def adapted(name: str, device: str) -> dict[str, torch.Tensor]:
+def adapted(name: str, device: str) -> Weights:
     policy = LMPolicy(worlds.llama(), BYTES, device=device, **POLICIES[name])
-    agent = TokenPPO(policy, world(), **SETTINGS).learn(12)
-    return {key: value.cpu() for key, value in agent.policy.model.state_dict().items()}
+    return weights_of(TokenPPO(policy, world(), **SETTINGS).learn(12).policy.model)
 
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_policy_learns_there_what_it_learns_on_the_cpu(name: str, there: Ask) -> None:
     found, expected = there(adapted, name, second_device.NAME), adapted(name, "cpu")
-    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0.0)
+    assert_learned_alike(found, expected, weights_of(LMPolicy(worlds.llama(), BYTES, **POLICIES[name]).model))
 
 
 def scores(kind: str, device: str) -> list[float]:
@@ -134,19 +148,23 @@ def test_a_critic_marks_there_what_it_marks_on_the_cpu(there: Ask) -> None:
     assert there(criticised, second_device.NAME) == criticised("cpu")
 
 
-def fitted(base: str, device: str) -> list[float]:
-    model = load_reward_model(base, BYTES, policy_head=True, device=device)
-    pairs = Pairs(reading(), PAIRS, PAIRS, policy_loss_weight=0.2)
+def reward_model(base: str, device: str) -> RewardModel:
+    with worlds.seeded():  # its new heads
+        return load_reward_model(base, BYTES, policy_head=True, device=device)
+
+
+def fitted(base: str, device: str) -> Weights:
+    model, pairs = reward_model(base, device), Pairs(reading(), PAIRS, PAIRS, policy_loss_weight=0.2)
     pairs.reference(model)
     fit_reward_model(model, pairs, torch.Generator().manual_seed(0), steps=3, batch_size=2, learning_rate=1e-3, every=3,
                      patience=2, on_best=lambda _: None)  # fmt: skip
-    rows = [worlds.ids(text) for text in TEXTS]
-    return model.rewards(rows).flatten().tolist()
+    return weights_of(model)
 
 
 def test_a_reward_model_is_fitted_there_as_on_the_cpu(llama_directory: Any, there: Ask) -> None:
     base = str(llama_directory)
-    assert there(fitted, base, second_device.NAME) == pytest.approx(fitted(base, "cpu"), abs=1e-2)
+    found, expected = there(fitted, base, second_device.NAME), fitted(base, "cpu")
+    assert_learned_alike(found, expected, weights_of(reward_model(base, "cpu")))
 
 
 def offered(device: str) -> list[int]:
@@ -159,21 +177,21 @@ def test_the_likeliest_tokens_of_a_reference_there_are_those_on_the_cpu(there: A
     assert there(offered, second_device.NAME) == offered("cpu")
 
 
-def stepped(device: str) -> dict[str, torch.Tensor]:
+def stepped(device: str, timesteps: int = 16) -> Weights:
     envs = make_vec_env(world, 2, seed=0)
     settings = {"n_steps": 8, "batch_size": 8, "n_epochs": 1, "seed": 0, "device": device}
-    agent = PPO(LanguageModelActorCritic, envs, policy_kwargs={"model": worlds.llama}, **settings).learn(16)
-    return {key: value.cpu() for key, value in agent.policy.state_dict().items()}
+    agent = PPO(LanguageModelActorCritic, envs, policy_kwargs={"model": worlds.llama}, **settings)
+    return weights_of(agent.learn(timesteps).policy)
 
 
 def test_stable_baselines3_learns_there_what_it_learns_on_the_cpu(there: Ask) -> None:
-    torch.testing.assert_close(there(stepped, second_device.NAME), stepped("cpu"), atol=1e-3, rtol=0.0)
+    assert_learned_alike(there(stepped, second_device.NAME), stepped("cpu"), stepped("cpu", 0))
 
 
-def saved(directory: str) -> dict[str, torch.Tensor]:
+def saved(directory: str) -> Weights:
     agent = learned("TokenPPO", LMPolicy(worlds.llama(), BYTES, device=second_device.NAME))
     agent.save(directory)
-    return {key: value.cpu() for key, value in agent.policy.model.state_dict().items()}
+    return weights_of(agent.policy.model)
 
 
 def test_an_agent_saved_there_goes_on_on_the_cpu(tmp_path: Any, there: Ask) -> None:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from benchmarks import ppo, work_unit
-from benchmarks.ppo import Case, cases, main, measure, share_of_bound, table
+from benchmarks.ppo import Case, cases, main, measure, table
+from benchmarks.processes import share_of_bound
 from benchmarks.stopwatch import PHASES, median
 from benchmarks.work_unit import Work
 
@@ -45,7 +46,7 @@ def test_an_iteration_is_its_phases() -> None:
 def test_each_way_to_compute_runs(options: dict[str, Any]) -> None:
     result = measured(**options)
     assert result["peak_mib"] > result["parameters"] * 4 / 2**20
-    assert share_of_bound(result) > 0
+    assert share_of_bound([result]) > 0
 
 
 def test_ragged_texts_end_before_the_budget() -> None:
