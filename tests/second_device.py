@@ -5,7 +5,7 @@ PyTorch lets Python play a device (its "privateuse1"); here each tensor of it ho
 on CUDA, an operation on both raises, but for numbers (no dimensions), copies, and indices made on the CPU.
 
 It differs from a GPU: nothing runs asynchronously, nothing is faster, there are no kernels of its own; inference mode is
-no_grad (a tensor cannot stand for another there); autocast casts the products of linear layers alone.
+no_grad (a tensor cannot stand for another there); autocast casts matrix products alone.
 """
 
 from __future__ import annotations

@@ -50,9 +50,9 @@ def distance(a: Weights, b: Weights) -> float:
 
 
 def assert_learned_alike(found: Weights, expected: Weights, begun: Weights) -> None:
-    """Both are where training on the CPU led, up to a twentieth of the way: Adam makes steps of gradients that are rounding."""
+    """Both are where training on the CPU led, up to a fifth of the way: Adam makes steps of gradients that are rounding."""
     assert distance(expected, begun) > 0
-    assert distance(found, expected) < 0.05 * distance(expected, begun)
+    assert distance(found, expected) < 0.2 * distance(expected, begun)
 
 
 def trained(name: str, model: str, device: str) -> Weights:
