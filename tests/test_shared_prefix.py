@@ -88,7 +88,7 @@ def test_beyond_a_window_what_is_recorded_of_texts_is_what_is_computed_afterward
     with torch.no_grad():
         again = policy.evaluate(PROMPTS, sampled.tokens, rule).log_probs
     assert sampled.log_probs is not None
-    assert np.concatenate(sampled.log_probs) == pytest.approx(again.numpy(), abs=1e-5)
+    assert np.concatenate(sampled.log_probs) == pytest.approx(again.numpy(), rel=1e-5, abs=1e-5)
 
 
 @given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=6), min_size=1, max_size=4), st.integers(0, 40))

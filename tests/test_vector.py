@@ -75,12 +75,21 @@ def told(value: Any) -> Any:
         return [told(inside) for inside in value]
     if isinstance(value, Episode):
         return (value.prompt, value.text, value.tokens.tolist(), value.prompt_tokens.tolist(), value.offsets.tolist(),
-                value.finish_reason, value.score, value.rewards.tobytes())  # fmt: skip
+                value.finish_reason, value.score, value.rewards.tolist())  # fmt: skip
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
-def assert_equal_to_singles(one: Any, other: Any, chosen: np.ndarray[Any, Any], seed: Any = 7) -> int:
-    """Step both; how many texts ended."""
+def agree(one: Any, other: Any, off: float) -> bool:
+    """Whether what was told is the same, numbers up to this."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(agree(one[name], other[name], off) for name in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(agree(a, b, off) for a, b in zip(one, other, strict=True))
+    return one == other or (isinstance(one, float) and isinstance(other, float) and abs(one - other) <= off)
+
+
+def assert_equal_to_singles(one: Any, other: Any, chosen: np.ndarray[Any, Any], *, seed: Any = 7, off: float = 0.0) -> int:
+    """Step both; how many texts ended. Rewards and scores may be off by so much."""
     begun, expected = one.reset(seed=seed), other.reset(seed=seed)
     assert begun[0].tobytes() == expected[0].tobytes()
     assert begun[1] == expected[1] == {}
@@ -88,8 +97,9 @@ def assert_equal_to_singles(one: Any, other: Any, chosen: np.ndarray[Any, Any], 
     for row in chosen:
         got, wanted = one.step(row), other.step(row)
         for a, b in zip(got[:4], wanted[:4], strict=True):
-            assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
-        assert told(got[4]) == told(wanted[4])
+            assert (a.dtype, a.shape) == (b.dtype, b.shape)
+            assert agree(a.tolist(), b.tolist(), off)
+        assert agree(told(got[4]), told(wanted[4]), off)
         ended += int(got[2].sum())
     assert ended
     return ended
@@ -130,7 +140,7 @@ def test_it_equals_single_environments_with_embedded_models(reward: str) -> None
     one = gym.make_vec("textenv/Detox-v0", num_envs=3, **made)
     other = gym.make_vec("textenv/Detox-v0", num_envs=3, vectorization_mode="sync", **made)
     chosen = np.random.default_rng(1).integers(3, one.single_action_space.n, (14, 3))
-    assert assert_equal_to_singles(one, other, chosen) == 6
+    assert assert_equal_to_singles(one, other, chosen, off=1e-6) == 6  # networks read three texts at a time, or one
 
 
 @pytest.mark.slow
