@@ -33,8 +33,8 @@ from textenv.agents.targets import target_ids
 from textenv.episode import Prompt
 from textenv.fitting.training import learning_rate_factor
 from textenv.generation import ActionRule
-from textenv.layouts import prompt_end, prompt_ids
 from textenv.precision import Precision, differentiating
+from textenv.tokenization import prompt_end, prompt_ids
 
 __all__ = ["BehaviourCloning"]
 

@@ -38,8 +38,9 @@ from textenv.agents.same_tokens import check_tokens
 from textenv.agents.sampling import sample_texts
 from textenv.agents.value_head import linear_head
 from textenv.generation import ActionRule, Sampled, check_sound, greedy, sample
-from textenv.layouts import Layout, Positions, check_decodes, layout_of
+from textenv.layouts import Layout, check_decodes, layout_of
 from textenv.models import quiet_files
+from textenv.positions import Positions
 from textenv.precision import Precision, computing, prepare, resolved
 from textenv.saving import atomic_directory
 from textenv.tokenization import load_tokenizer

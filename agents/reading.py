@@ -15,11 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
-from torch.nn.utils.rnn import pad_sequence
 
 from textenv.agents.token_log_probs import token_log_probs
 from textenv.generation import ActionRule
-from textenv.layouts import Positions
+from textenv.positions import Positions
 from textenv.shapes import grain, rounded
 
 if TYPE_CHECKING:
@@ -61,9 +60,10 @@ def read_texts(
         layout.check_head(at)  # on whole texts, not on what stands for them
         replayed: AbstractContextManager[None] = nullcontext()
         if lower is not None and policy.frozen is not None:
-            states = pad_sequence(list(lower), batch_first=True)
-            wide = at.inputs["input_ids"].shape[1] - states.shape[1]
-            replayed = policy.frozen.replayed(policy.model, pad(states, (0, 0, 0, wide)))
+            states = lower[0].new_zeros(*at.inputs["input_ids"].shape, lower[0].shape[1])  # (R, W, H)
+            for of_one, (row, column) in zip(lower, at.begins.tolist(), strict=True):
+                states[row, column : column + len(of_one)] = of_one
+            replayed = policy.frozen.replayed(policy.model, states)
         with replayed:
             hidden, head = layout.read(at)
 
@@ -102,8 +102,10 @@ def lower_states(policy: LMPolicy, prompts: Sequence[Ids], texts: Sequence[Ids],
         raise ValueError("the policy has no frozen layers: LMPolicy(model, frozen_layers=n) freezes n")
     layout = policy.layout
     with policy.autocast():
-        at = layout.positions(layout.prompts(prompts, rule.prompt_end), texts)
+        read = layout.prompts(prompts, rule.prompt_end)
+        at = layout.positions(read, texts)
         layout.check_head(at)
         with policy.frozen.recorded(policy.model) as found:
             layout.read(at)
-    return [row[:length] for row, length in zip(found[0], at.inputs["attention_mask"].sum(1).tolist(), strict=True)]
+    lengths = (len(prompt) + len(text) for prompt, text in zip(read, texts, strict=True))
+    return [found[0][row, column : column + n] for (row, column), n in zip(at.begins.tolist(), lengths, strict=True)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from textenv.layouts import prompt_end
+from textenv.tokenization import prompt_end
 
 __all__ = ["target_ids"]
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests import worlds
 from tests.worlds import EOS
 from textenv.generation import ActionRule, generate, greedy, sample
-from textenv.layouts import left_pad
+from textenv.padding import left_pad
 
 PROMPTS = [np.array(p) for p in ([97], [98, 99, 100, 101, 102], [103, 104], [0, 1, 2, 3, 4, 5, 6])]  # ragged
 MODELS: dict[str, Callable[[], Any]] = {

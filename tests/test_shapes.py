@@ -20,7 +20,7 @@ from textenv.shapes import COARSE, FINE, few, grain, halved
 RULE = ActionRule(worlds.VOCABULARY, 2, 16)
 PROMPTS = [np.arange(3, 3 + n) for n in (4, 1, 7, 5, 2)]
 TEXTS = [np.arange(10, 10 + n) for n in (3, 9, 1, 6, 2)]
-USERS = ("layouts", "generation", "agents.reading", "agents.ppo.iteration", "judges.scorers")
+USERS = ("layouts", "generation", "agents.reading", "judges.scorers")
 
 
 @pytest.fixture
@@ -86,17 +86,18 @@ def test_columns_are_rounded_where_a_model_multiplies_in_bfloat16() -> None:
     model = worlds.llama()
     layout = LMPolicy(model).layout
     assert grain(model) == FINE
-    assert layout.positions(PROMPTS, TEXTS).inputs["input_ids"].shape == (5, 11)
+    assert layout.positions(PROMPTS, TEXTS, apart=True).inputs["input_ids"].shape == (5, 11)
     with torch.autocast("cpu", torch.bfloat16):
         assert grain(model) == COARSE
-        assert layout.positions(PROMPTS, TEXTS).inputs["input_ids"].shape == (5, 16)
+        assert layout.positions(PROMPTS, TEXTS, apart=True).inputs["input_ids"].shape == (5, 16)
+        assert layout.positions(PROMPTS, TEXTS).inputs["input_ids"].shape == (3, 16)
 
 
 def test_columns_are_never_more_than_the_positions_of_the_model() -> None:
     model = worlds.llama()
     model.config.max_position_embeddings = 12
     with torch.autocast("cpu", torch.bfloat16):
-        assert LMPolicy(model).layout.positions(PROMPTS, TEXTS).inputs["input_ids"].shape == (5, 12)
+        assert LMPolicy(model).layout.positions(PROMPTS, TEXTS, apart=True).inputs["input_ids"].shape == (5, 12)
 
 
 def test_weights_of_bfloat16_count_on_a_cpu_alone() -> None:

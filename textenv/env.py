@@ -21,10 +21,10 @@ from textenv.alignment import TokenText
 from textenv.chat import ChatTemplate
 from textenv.episode import Episode, FinishReason, Prompt
 from textenv.generation import ActionRule
-from textenv.layouts import prompt_end, prompt_ids
 from textenv.render import render_episode
 from textenv.shared import share_arguments
 from textenv.task import Task
+from textenv.tokenization import prompt_end, prompt_ids
 from textenv.waits import waits
 
 __all__ = ["TextEnv"]

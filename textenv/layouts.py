@@ -22,7 +22,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,65 +31,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
+from textenv.batching import by_length, pass_tokens
 from textenv.hidden_states import Head, check_head, hidden_states
+from textenv.packing import fill, pack, packs, passes, unwarned
+from textenv.padding import left_pad, right_pad
+from textenv.positions import Positions, positions_of
 from textenv.shapes import grain, rounded
 from textenv.too_long import TextTooLong
 
-__all__ = ["Decoding", "Layout", "Positions", "check_decodes", "layout_of", "left_pad", "prompt_end", "prompt_ids", "right_pad"]
+__all__ = ["Decoding", "Layout", "check_decodes", "layout_of"]
 
 Ids = NDArray[np.int64]
 RECURRENT = {"conv", "hybrid", "hybrid_sliding", "linear_attention", "mamba"}
 """What transformers' `config.layer_types` calls layers that keep a state in the place of keys and values."""
-
-
-def prompt_end(tokenizer: Any) -> tuple[int, ...]:
-    """What the tokenizer puts behind every text, and a prompt goes without: (EOS,) or ()."""
-    ids = list(tokenizer("a")["input_ids"])
-    return (ids[-1],) if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ()
-
-
-def prompt_ids(tokenizer: Any, text: str) -> list[int]:
-    """The ids of a text that is to be continued, so without the tokenizer's EOS; at least one: BOS, or EOS, if need be."""
-    ids = list(tokenizer(text)["input_ids"])
-    if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id and prompt_end(tokenizer):
-        ids.pop()
-    begin = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    return ids or [begin]
-
-
-def left_pad(sequences: Sequence[Ids], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-    """Ids and mask, (B, P) int64 each, every sequence flush right. Padding is id 0 under mask 0: never read."""
-    width = max(map(len, sequences))
-    return _placed(sequences, [width - len(sequence) for sequence in sequences], width, device)
-
-
-def right_pad(sequences: Sequence[Ids], device: torch.device | str = "cpu", width: int = 0) -> tuple[Tensor, Tensor]:
-    """Ids and mask, (B, P) int64 each, every sequence flush left; P is at least `width`."""
-    return _placed(sequences, [0] * len(sequences), max(width, *map(len, sequences)), device)
-
-
-def _placed(sequences: Sequence[Ids], begins: Sequence[int], width: int, device: Any) -> tuple[Tensor, Tensor]:
-    ids, mask = np.zeros((2, len(sequences), width), np.int64)
-    for row, (sequence, begin) in enumerate(zip(sequences, begins, strict=True)):
-        ids[row, begin : begin + len(sequence)] = sequence
-        mask[row, begin : begin + len(sequence)] = 1
-    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
-
-
-@dataclass(frozen=True)
-class Positions:
-    """Model inputs of finished texts, and where the state before each of the N tokens stands."""
-
-    inputs: dict[str, Tensor]
-    rows: Tensor  # (N,)
-    columns: Tensor  # (N,)
-    steps: Tensor  # (N,) index of the token within its text
-    actions: Tensor  # (N,) the tokens
-
-    def last(self) -> Positions:
-        """The last token of each text alone."""
-        ends = torch.cat([self.rows[1:] != self.rows[:-1], self.rows.new_ones(1, dtype=torch.bool)])
-        return replace(self, rows=self.rows[ends], columns=self.columns[ends], steps=self.steps[ends], actions=self.actions[ends])
 
 
 @dataclass
@@ -142,13 +96,29 @@ class Layout(ABC):
         """How many tokens a text may have behind a prompt of so many (0 or less: none); None: any number."""
 
     @abstractmethod
-    def positions(self, prompts: Sequence[Ids], texts: Sequence[Ids]) -> Positions:
-        """Inputs for one forward pass over finished texts.
+    def positions(self, prompts: Sequence[Ids], texts: Sequence[Ids], *, apart: bool = False) -> Positions:
+        """Inputs for one forward pass over finished texts, several of them in a row where that pays.
 
         Args:
             prompts: B arrays (P_b,), as `prompts` gave them, at least one id each.
             texts: B arrays (T_b,).
+            apart: text b alone in row b.
         """
+
+    def passes(self, lengths: Sequence[int], batch_size: int, tokens: int | None = None) -> list[list[int]]:
+        """Indices of the texts that `positions` is best given at a time.
+
+        Args:
+            lengths: of each text, with its prompt, in tokens.
+            batch_size: texts a pass at most.
+            tokens: padded tokens a pass at most, but for a longer text alone; None: `textenv.batching.TOKENS`.
+        """
+        plan = passes if self._packs else by_length
+        return plan(lengths, batch_size, tokens, overhead=pass_tokens(self.model.device.type), grain=grain(self.model))
+
+    @property
+    def _packs(self) -> bool:
+        return False
 
     @abstractmethod
     def begin(self, prompts: Sequence[Ids]) -> Decoding:
@@ -189,7 +159,8 @@ class Layout(ABC):
         Raises:
             ValueError: the model's logits depend on something else, too.
         """
-        return hidden_states(self.model, at.inputs, at.rows, at.columns, self._token)
+        with unwarned(self.trunk):
+            return hidden_states(self.model, at.inputs, at.rows, at.columns, self._token)
 
     def check_head(self, at: Positions) -> None:
         """What `read` checks before the first pass over a model."""
@@ -203,14 +174,6 @@ class Layout(ABC):
     @abstractmethod
     def _token(self, hidden: Tensor) -> dict[str, Any]:
         """Inputs that ask for one token, for a pass in which they are not read."""
-
-    def _positions(self, inputs: dict[str, Tensor], texts: Sequence[Ids], firsts: Sequence[int]) -> Positions:
-        """`firsts`: the column of the state before the first token of each text."""
-        lengths = [len(text) for text in texts]
-        steps = np.concatenate([np.arange(n) for n in lengths])
-        rows, columns = np.repeat(np.arange(len(texts)), lengths), steps + np.repeat(firsts, lengths)
-        arrays = (rows, columns, steps, np.concatenate(texts).astype(np.int64))
-        return Positions(inputs, *(torch.from_numpy(array).to(self.model.device) for array in arrays))
 
 
 class _Decoder(Layout):
@@ -229,11 +192,27 @@ class _Decoder(Layout):
             f"the model has {self.model.config.max_position_embeddings}"
         )
 
-    def positions(self, prompts: Sequence[Ids], texts: Sequence[Ids]) -> Positions:
-        rows = [np.concatenate([prompt, text]) for prompt, text in zip(prompts, texts, strict=True)]
-        width, limit = rounded(max(map(len, rows)), grain(self.model).columns), self.room(0)
-        inputs = self._inputs(*right_pad(rows, self.model.device, width if limit is None else min(width, limit)))
-        return self._positions(inputs, texts, [len(prompt) - 1 for prompt in prompts])
+    def positions(self, prompts: Sequence[Ids], texts: Sequence[Ids], *, apart: bool = False) -> Positions:
+        whole = [np.concatenate([prompt, text]) for prompt, text in zip(prompts, texts, strict=True)]
+        lengths, shapes, device = [len(row) for row in whole], grain(self.model), self.model.device
+        firsts = [len(prompt) - 1 for prompt in prompts]
+        if not apart and len(whole) > 1 and self._packs:
+            rows = fill(lengths, grain=shapes)
+            if len(rows.texts) < len(whole):
+                packed = pack(whole, device, rows)
+                return positions_of(packed.inputs, texts, firsts, packed.begins)
+        width, limit = rounded(max(lengths), shapes.columns), self.room(0)
+        inputs = self._inputs(*right_pad(whole, device, width if limit is None else min(width, limit)))
+        return positions_of(inputs, texts, firsts)
+
+    @property
+    def _packs(self) -> bool:
+        def read(inputs: dict[str, Tensor]) -> Tensor:
+            rows, columns = (torch.arange(n, device=self.model.device) for n in inputs["input_ids"].shape)
+            with unwarned(self.trunk):
+                return hidden_states(self.model, inputs, rows[:, None], columns, self._token)[0]
+
+        return "position_ids" in self._takes and packs(self.model, read)
 
     def _token(self, hidden: Tensor) -> dict[str, Any]:
         return {"input_ids": torch.zeros(1, 1, dtype=torch.int64, device=hidden.device)}
@@ -293,13 +272,13 @@ class _EncoderDecoder(Layout):
         reads, writes = self._limits()
         return f"the encoder reads a prompt of {prompt} tokens in {reads} positions, the decoder writes {new} in {writes}"
 
-    def positions(self, prompts: Sequence[Ids], texts: Sequence[Ids]) -> Positions:
+    def positions(self, prompts: Sequence[Ids], texts: Sequence[Ids], *, apart: bool = False) -> Positions:
         ids, mask = right_pad(prompts, self.model.device)
         written, written_mask = right_pad([np.array([self.start, *text[:-1]]) for text in texts], self.model.device)  # (B, T)
         inputs = {
             "input_ids": ids, "attention_mask": mask, "decoder_input_ids": written, "decoder_attention_mask": written_mask,
         }  # fmt: skip
-        return self._positions(inputs, texts, [0] * len(texts))
+        return positions_of(inputs, texts, [0] * len(texts))
 
     def _token(self, hidden: Tensor) -> dict[str, Any]:
         nothing = torch.zeros(1, 1, dtype=torch.int64, device=hidden.device)

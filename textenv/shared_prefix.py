@@ -20,7 +20,8 @@ import torch
 from numpy.typing import NDArray
 from transformers.cache_utils import DynamicLayer
 
-from textenv.layouts import Decoding, Layout, left_pad
+from textenv.layouts import Decoding, Layout
+from textenv.padding import left_pad
 
 __all__ = ["LEAST", "begin_sharing", "common_beginning"]
 

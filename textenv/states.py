@@ -57,7 +57,7 @@ def read_states(model: Any, rows: Sequence[Ids]) -> States:
     """
     texts, home = _longest(rows)
     layout = layout_of(model)
-    at = layout.positions(texts, [np.zeros(1, np.int64)] * len(texts))  # flush left, and one column behind
+    at = layout.positions(texts, [np.zeros(1, np.int64)] * len(texts), apart=True)  # flush left, and one column behind
     columns = [len(row) - 1 for row in rows]
     where = torch.tensor([home, columns], device=model.device)
     inputs = {name: tensor[:, :-1] for name, tensor in at.inputs.items()}  # the last column is nobody's

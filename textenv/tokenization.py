@@ -30,7 +30,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from textenv.models import opening
 
-__all__ = ["byte_tokenizer", "fast_tokenizer", "load_tokenizer", "train_sentencepiece"]
+__all__ = ["byte_tokenizer", "fast_tokenizer", "load_tokenizer", "prompt_end", "prompt_ids", "train_sentencepiece"]
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6  # ModelProto.SentencePiece.Type
 _UNIGRAM, _BPE = 1, 2  # TrainerSpec.ModelType
@@ -235,6 +235,21 @@ def load_tokenizer(
             "set tokenizer.eos_token to one of its tokens and pass the tokenizer object"
         )
     return tokenizer
+
+
+def prompt_end(tokenizer: Any) -> tuple[int, ...]:
+    """What the tokenizer puts behind every text, and a prompt goes without: (EOS,) or ()."""
+    ids = list(tokenizer("a")["input_ids"])
+    return (ids[-1],) if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ()
+
+
+def prompt_ids(tokenizer: Any, text: str) -> list[int]:
+    """The ids of a text that is to be continued, so without the tokenizer's EOS; at least one: BOS, or EOS, if need be."""
+    ids = list(tokenizer(text)["input_ids"])
+    if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id and prompt_end(tokenizer):
+        ids.pop()
+    begin = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    return ids or [begin]
 
 
 # Judges of one model read with one tokenizer, so that what it made of a text is known to all of them.

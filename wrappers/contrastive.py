@@ -32,8 +32,8 @@ from textenv.chat import ChatTemplate
 from textenv.embedded.contrastive import CONTRASTIVE
 from textenv.episode import Episode, Prompt
 from textenv.judges.token_log_probs import load_frozen, token_log_probs
-from textenv.layouts import prompt_ids
 from textenv.reward import NotApplicable, RewardWrapper
+from textenv.tokenization import prompt_ids
 from textenv.wrappers.policies import base_of
 
 __all__ = ["ContrastiveReward"]

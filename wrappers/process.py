@@ -31,8 +31,8 @@ from textenv.aspects import Aspect
 from textenv.batching import by_length
 from textenv.episode import Episode, Span
 from textenv.judges.encodings import encode
-from textenv.layouts import right_pad
 from textenv.models import check_vocabulary, load_sequence_classifier, refuse_model
+from textenv.padding import right_pad
 from textenv.reward import RewardWrapper
 from textenv.segments import Segmenter, load_segmenter, settled
 from textenv.task import Task

@@ -38,11 +38,9 @@ from textenv.agents.ppo.loss import ppo_loss
 from textenv.agents.ppo.nlpo import NLPO, MaskedPolicy
 from textenv.agents.ppo.value_model import ValueModel
 from textenv.agents.value_head import RATE, ValueHead
-from textenv.batching import by_length, pass_tokens
 from textenv.episode import Episode
 from textenv.generation import Sampled
 from textenv.precision import differentiating
-from textenv.shapes import grain
 
 __all__ = ["PPOIteration"]
 
@@ -192,13 +190,11 @@ class PPOIteration(Learner):
     def _parts(self, episodes: Sequence[Episode]) -> list[list[int]]:
         """The indices of the episodes that are read in one pass."""
         lengths = [len(e.prompt_tokens) + len(e.tokens) for e in episodes]
-        overhead = pass_tokens(self.policy.device.type)
         learning, most = torch.is_grad_enabled(), self.micro_batch_tokens
         room = 1 if learning else 4  # without gradients a pass keeps nothing of its layers
         tokens = room * most if most else sys.maxsize if learning else None
         with self.policy.autocast():
-            shapes = grain(self.policy.model)
-        return by_length(lengths, room * self.micro_batch_size, tokens, overhead=overhead, grain=shapes)
+            return self.policy.layout.passes(lengths, room * self.micro_batch_size, tokens)
 
     def _passes(self, episodes: Sequence[Episode]) -> list[list[int]]:
         """The indices of the episodes that this process reads in one pass each; an empty pass only keeps step with the others."""

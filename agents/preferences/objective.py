@@ -21,7 +21,6 @@ from textenv.agents.policy import LMPolicy
 from textenv.agents.preferences.losses import PreferenceLoss, Texts, optimism, per_text, sequence_kl
 from textenv.agents.preferences.pairs import Pair
 from textenv.agents.preferences.token_regularization import TokenSource, regularizer, token_rewards
-from textenv.batching import by_length
 from textenv.episode import Episode
 from textenv.generation import ActionRule
 
@@ -85,7 +84,7 @@ class PairObjective:
         flat = [text for row in rows for text in row]
         logs, rewards = [0.0] * len(flat), [np.zeros(len(text)) for text in flat]
         if reference is not None and self.needs_reference:
-            for some in by_length([len(text.prompt_tokens) + len(text) for text in flat], batch_size):
+            for some in reference.layout.passes([len(text.prompt_tokens) + len(text) for text in flat], batch_size):
                 prompts, tokens = [flat[i].prompt_tokens for i in some], [flat[i].tokens for i in some]
                 found = per_text(reference.evaluate(prompts, tokens, rule).log_probs, [len(text) for text in tokens])
                 for i, value in zip(some, found.tolist(), strict=True):

@@ -31,8 +31,8 @@ from textenv.data.records import Record, read_records
 from textenv.env import TextEnv
 from textenv.episode import Episode, Prompt
 from textenv.generation import ActionRule
-from textenv.layouts import prompt_ids
 from textenv.task import Critic, Scorer, Task
+from textenv.tokenization import prompt_ids
 
 __all__ = ["Pair", "SampledPairs", "load_pairs", "read_for", "reading_rule", "sample_pairs", "with_explored"]
 

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from textenv.agents.policy import LMPolicy
 from textenv.agents.value_head import linear_head
-from textenv.batching import by_length, pass_tokens
 from textenv.episode import Episode
 from textenv.fitting.training import fit
 from textenv.generation import ActionRule
@@ -80,7 +79,7 @@ def behaviour_advantages(
             fit(critic, batches(), losses, steps=updates, learning_rate=learning_rate)
     out = list(returns)
     with torch.no_grad():
-        for rows in _batches(episodes, micro_batch_size, critic.device):
+        for rows in _batches(critic, episodes, micro_batch_size):
             part = [episodes[i] for i in rows]
             for i, values in zip(rows, _split(_values(critic, part, rule), part), strict=True):
                 out[i] = returns[i] - values
@@ -97,7 +96,7 @@ def log_probs_of_texts(
     """log π of each token, (T,) a text, without gradients."""
     out = [np.zeros(len(episode)) for episode in episodes]
     with torch.no_grad():
-        for rows in _batches(episodes, micro_batch_size, policy.device):
+        for rows in _batches(policy, episodes, micro_batch_size):
             part = [episodes[i] for i in rows]
             found = policy.evaluate([e.prompt_tokens for e in part], [e.tokens for e in part], rule).log_probs
             for i, values in zip(rows, _split(found, part), strict=True):
@@ -105,9 +104,8 @@ def log_probs_of_texts(
     return out
 
 
-def _batches(episodes: Sequence[Episode], micro_batch_size: int, device: torch.device) -> list[list[int]]:
-    lengths = [len(episode.prompt_tokens) + len(episode) for episode in episodes]
-    return by_length(lengths, micro_batch_size, overhead=pass_tokens(device.type))
+def _batches(policy: LMPolicy, episodes: Sequence[Episode], micro_batch_size: int) -> list[list[int]]:
+    return policy.layout.passes([len(episode.prompt_tokens) + len(episode) for episode in episodes], micro_batch_size)
 
 
 def _split(flat: Tensor, episodes: Sequence[Episode]) -> list[Floats]:

@@ -16,9 +16,9 @@ from tests.worlds import BYTES, ENCODER_DECODERS, EOS, VOCABULARY, Memory, make
 from textenv.agents import BehaviourCloning, LMPolicy, TokenPPO, evaluate, rollout
 from textenv.episode import Prompt
 from textenv.generation import ActionRule
-from textenv.layouts import prompt_end
 from textenv.metrics import perplexity
 from textenv.models import load_language_model
+from textenv.tokenization import prompt_end
 
 RULE = ActionRule(VOCABULARY, EOS, 8)
 PROMPTS = [np.array(p) for p in ([97], [98, 99, 100, 101], [102, 103])]

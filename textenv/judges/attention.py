@@ -79,7 +79,7 @@ def generation_attention(
         longest = len(texts[order[-1]]) + len(read[order[-1]])
         size = min(batch_size, max(1, MAX_WEIGHTS // (longest**2 * _heads(model))))
         batch, order = order[-size:], order[:-size]
-        at = layout.positions([read[i] for i in batch], [texts[i] for i in batch])
+        at = layout.positions([read[i] for i in batch], [texts[i] for i in batch], apart=True)
         weights = _weights(model, model.get_decoder(), {**at.inputs, "use_cache": False}, layer, _depth(model))
         if heads != "mean" and not (isinstance(heads, int) and 0 <= heads < weights.shape[1]):
             raise ValueError(f'heads must be "mean" or one of 0..{weights.shape[1] - 1}, got {heads!r}')

@@ -11,6 +11,7 @@ for it each prefix is a text of its own; so it is for a tokenizer that tells no 
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -28,10 +29,14 @@ from textenv.judges.reading import Reading, Rows
 from textenv.judges.retokenized import complete_ends, spread
 from textenv.judges.value_head import load_value_head
 from textenv.models import check_vocabulary, load_sequence_classifier, open_config, pick_device, pick_dtype
+from textenv.packing import fill, pack, packs, passes, unwarned
+from textenv.padding import right_pad
 from textenv.shapes import FINE, grain, rounded
 from textenv.tokenization import load_tokenizer
 
 __all__ = ["REWARD_LABELS", "SequenceClassifierScorer", "pick_label"]
+
+Ids = NDArray[np.int64]
 
 REWARD_LABELS = ("good", "better", "quality", "value")
 """What the one output of a reward model is called: more of it is better."""
@@ -97,6 +102,7 @@ class SequenceClassifierScorer:
         template = ("{prompt}{text}" if with_prompt else "{text}") if template is None else template
         self.reading = Reading(self.tokenizer, template, self.max_tokens, self.name)
         self._decoder = hasattr(self.model, "score")
+        self._takes = set(inspect.signature(self.model.base_model.forward).parameters)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SequenceClassifierScorer:
         return self
@@ -165,7 +171,8 @@ class SequenceClassifierScorer:
         before = [self.reading.before(e) for e in episodes]
         read = [self.reading.row_with_offsets(b + e.text) for b, e in zip(before, episodes, strict=True)]
         out = [np.zeros(len(e), np.float64) for e in episodes]
-        for batch, ids, mask in self._batches([row for row, _ in read]):
+        for batch, inputs, _ in self._batches([row for row, _ in read]):
+            ids, mask = inputs["input_ids"], inputs["attention_mask"]
             weights = attention_weights(self.model.base_model, ids, mask, layer)  # (b, heads, L, L)
             of_heads = weights.mean(1) if heads == "mean" else weights[:, heads]
             at = mask.sum(1) - 1 if self._decoder else torch.zeros_like(ids[:, 0])
@@ -195,18 +202,25 @@ class SequenceClassifierScorer:
         scores = np.array(self.score_texts(list(texts)), np.float64)
         return [scores[at] for at in places]
 
-    def _batches(self, rows: Sequence[list[int]]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        """Indices of rows, their ids and mask (b, L), rows of like length together."""
-        shapes, overhead = grain(self.model), pass_tokens(self.model.device.type)
-        for batch in by_length([len(row) for row in rows], self.batch_size, overhead=overhead, grain=shapes):
-            longest = max(len(rows[i]) for i in batch)
+    def _batches(self, rows: Sequence[list[int]], *, packed: bool = False) -> Iterator[tuple[list[int], dict[str, Tensor], Ids]]:
+        """Indices of texts, what the model reads of them, and in which row and column each begins, (b, 2).
+
+        Args:
+            packed: several of them in a row, where that pays; else each in a row of its own.
+        """
+        shapes, device = grain(self.model), self.model.device
+        lengths, plan = [len(row) for row in rows], passes if packed else by_length
+        for batch in plan(lengths, self.batch_size, overhead=pass_tokens(device.type), grain=shapes):
+            texts = [np.array(rows[i], np.int64) for i in batch]
+            filled = fill([len(text) for text in texts], grain=shapes) if packed else None
+            if filled is not None and len(filled.texts) < len(texts):
+                yield batch, *pack(texts, device, filled)
+                continue
+            longest = max(map(len, texts))
             width = max(longest, min(rounded(longest, shapes.columns), self.reading.max_tokens))
-            ids = torch.full((len(batch), width), self.reading.pad, dtype=torch.int64)
-            mask = torch.zeros_like(ids)
-            for k, i in enumerate(batch):
-                ids[k, : len(rows[i])] = torch.tensor(rows[i])
-                mask[k, : len(rows[i])] = 1
-            yield batch, ids.to(self.model.device), mask.to(self.model.device)
+            ids, mask = right_pad(texts, device, width)
+            inputs = {"input_ids": ids.masked_fill(mask == 0, self.reading.pad), "attention_mask": mask}
+            yield batch, inputs, np.stack([np.arange(len(texts)), np.zeros(len(texts), np.int64)], 1)
 
     @torch.inference_mode()
     def _score(self, rows: Sequence[list[int]], places: Sequence[tuple[int, int]]) -> NDArray[np.float64]:
@@ -215,17 +229,27 @@ class SequenceClassifierScorer:
         for n, (i, _) in enumerate(places):
             wanted[i].append(n)
         out = np.zeros(len(places), np.float64)
-        for batch, ids, mask in self._batches(rows):
-            asked = [(n, k) for k, i in enumerate(batch) for n in wanted[i]]
-            index = torch.tensor([k for _, k in asked], device=ids.device)
+        for batch, inputs, begins in self._batches(rows, packed=self._packs):
+            asked = [n for i in batch for n in wanted[i]]
+            index, begin = torch.from_numpy(begins.repeat([len(wanted[i]) for i in batch], 0)).to(self.model.device).unbind(1)
             if self._decoder:  # transformers would look for the last token by comparing ids with its own pad id
-                hidden = self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-                at = torch.tensor([places[n][1] for n, _ in asked], device=ids.device)
-                logits = _in_float32(self.model.score, hidden[index, at])
+                at = begin + torch.tensor([places[n][1] for n in asked], device=begin.device)
+                logits = _in_float32(self.model.score, self._hidden(inputs)[index, at])
             else:
-                logits = self.model(input_ids=ids, attention_mask=mask).logits[index]
-            out[[n for n, _ in asked]] = self._value(logits.float()).double().cpu().numpy()
+                logits = self.model(**inputs).logits[index]
+            out[asked] = self._value(logits.float()).double().cpu().numpy()
         return out
+
+    @property
+    def _packs(self) -> bool:
+        return self._decoder and "position_ids" in self._takes and packs(self.model, self._hidden)
+
+    def _hidden(self, inputs: dict[str, Tensor]) -> Tensor:
+        """A decoder's last hidden states."""
+        trunk = self.model.base_model
+        with unwarned(trunk):
+            states: Tensor = trunk(**inputs, use_cache=False).last_hidden_state
+        return states
 
     def _value(self, logits: Tensor) -> Tensor:
         """(n, labels) → (n,)."""

@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textenv.batching import by_length, pass_tokens
 from textenv.generation import ActionRule
 from textenv.layouts import layout_of
 from textenv.models import load_language_model
@@ -55,7 +54,7 @@ def token_log_probs(
     for i in written:
         layout.check(len(read[i]), len(texts[i]))
     lengths = [len(read[i]) + len(texts[i]) for i in written]
-    for rows in by_length(lengths, batch_size, overhead=pass_tokens(model.device.type)):
+    for rows in layout.passes(lengths, batch_size):
         batch = [written[row] for row in rows]
         at = layout.positions([read[i] for i in batch], [texts[i] for i in batch])
         hidden, head = layout.read(at)

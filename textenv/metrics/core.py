@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from textenv.batching import by_length, pass_tokens
 from textenv.episode import Episode
 from textenv.layouts import layout_of
 from textenv.task import by_prompt
@@ -244,7 +243,7 @@ def negative_log_likelihood(
     was_training, _ = model.training, model.eval()
     try:
         whole = [len(prompts[i]) + len(texts[i]) for i in counted]
-        for rows in by_length(whole, batch_size, overhead=pass_tokens(next(model.parameters()).device.type)):
+        for rows in layout.passes(whole, batch_size):
             chosen = [counted[row] for row in rows]
             at = layout.positions([prompts[i] for i in chosen], [texts[i] for i in chosen])
             hidden, head = layout.read(at)

@@ -39,12 +39,18 @@ def gradients(one: TokenPPO) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("limits", [{"micro_batch_tokens": 40}, {"micro_batch_tokens": 1}, {"micro_batch_size": 4}])
-def test_gradients_of_passes_by_length_are_those_of_one_padded_pass(
-    name: str, limits: dict[str, int], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("packed", [False, True], ids=["apart", "packed"])
+@pytest.mark.parametrize("limits", [{}, {"micro_batch_tokens": 80}, {"micro_batch_tokens": 1}, {"micro_batch_size": 4}])
+def test_gradients_of_passes_by_length_and_of_packed_rows_are_those_of_one_padded_pass(
+    name: str, packed: bool, limits: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("textenv.agents.ppo.iteration.pass_tokens", lambda _: 10_000)  # as few passes as the limits allow
-    whole, parts = gradients(agent(MODELS[name])), gradients(agent(MODELS[name], **limits))
+    monkeypatch.setattr("textenv.layouts.pass_tokens", lambda _: 10_000)  # as few passes as the limits allow
+    parts_of, whole_of = agent(MODELS[name], **limits), agent(MODELS[name])
+    with monkeypatch.context() as patch:
+        patch.setattr("textenv.layouts.packs", lambda *_: False)
+        whole = gradients(whole_of)
+        parts = None if packed else gradients(parts_of)
+    parts = parts or gradients(parts_of)
     assert whole.keys() == parts.keys()
     for key, gradient in whole.items():
         assert (gradient - parts[key]).abs().max() <= 1e-6 * max(1.0, float(gradient.abs().max())), key
@@ -66,7 +72,7 @@ def test_any_order_of_the_batch_gives_the_same_credit_and_advantages(advantage: 
 
 
 def test_the_padding_of_ragged_texts_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("textenv.agents.ppo.iteration.pass_tokens", lambda _: 0)
+    monkeypatch.setattr("textenv.layouts.pass_tokens", lambda _: 0)
     one = agent(micro_batch_tokens=200)
     batch, seen = one.prepare(ragged(one)), list[int]()
     one.policy.model.get_input_embeddings().register_forward_hook(lambda _, ids, __: seen.append(ids[0].numel()))
