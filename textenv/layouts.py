@@ -212,7 +212,7 @@ class _Decoder(Layout):
             with unwarned(self.trunk):
                 return hidden_states(self.model, inputs, rows[:, None], columns, self._token)[0]
 
-        return "position_ids" in self._takes and packs(self.model, read)
+        return packs(self.model, self.model.forward, read)
 
     def _token(self, hidden: Tensor) -> dict[str, Any]:
         return {"input_ids": torch.zeros(1, 1, dtype=torch.int64, device=hidden.device)}

@@ -18,6 +18,7 @@ import weakref
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -161,20 +162,22 @@ def unwarned(trunk: Any) -> Iterator[None]:
         del trunk.__dict__[name]
 
 
-def packs(model: Any, read: Callable[[dict[str, Tensor]], Tensor]) -> bool:
+def packs(model: Any, forward: Callable[..., Any], read: Callable[[dict[str, Tensor]], Tensor]) -> bool:
     """Whether a decoder reads a text in a row with others as it reads it alone.
 
     Tried with two rows of two texts: other tokens in the first of a row must not move the second by one bit, and the
     second must be what it is alone, to rounding.
 
     Args:
-        model: a transformers model, or its trunk.
+        model: a transformers model.
+        forward: what takes its inputs, positions among them.
         read: inputs → its last hidden states (R, W, H).
     """
     kernel = getattr(model.config, "_attn_implementation", None)
     known = _PACKS.get(model)
     if known is None or known[0] != kernel:
-        _PACKS[model] = known = (kernel, getattr(model, "_supports_attention_backend", False) and _tried(model, read))
+        able = getattr(model, "_supports_attention_backend", False) and "position_ids" in signature(forward).parameters
+        _PACKS[model] = known = (kernel, able and _tried(model, read))
     return known[1]
 
 

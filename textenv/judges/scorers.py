@@ -11,7 +11,6 @@ for it each prefix is a text of its own; so it is for a tokenizer that tells no 
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -102,7 +101,6 @@ class SequenceClassifierScorer:
         template = ("{prompt}{text}" if with_prompt else "{text}") if template is None else template
         self.reading = Reading(self.tokenizer, template, self.max_tokens, self.name)
         self._decoder = hasattr(self.model, "score")
-        self._takes = set(inspect.signature(self.model.base_model.forward).parameters)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SequenceClassifierScorer:
         return self
@@ -242,7 +240,8 @@ class SequenceClassifierScorer:
 
     @property
     def _packs(self) -> bool:
-        return self._decoder and "position_ids" in self._takes and packs(self.model, self._hidden)
+        trunk = self.model.base_model
+        return self._decoder and packs(self.model, getattr(trunk, "forward", trunk), self._hidden)
 
     def _hidden(self, inputs: dict[str, Tensor]) -> Tensor:
         """A decoder's last hidden states."""
