@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from tests.repository import ROOT
-from textenv.threads import MOST, physical_cores
+from textenv.threads import MOST, SPINS, physical_cores
 
-SETTLED = ("OMP_NUM_THREADS", "TEXTENV_THREADS", "OMP_WAIT_POLICY")
+SETTLED = ("OMP_NUM_THREADS", "TEXTENV_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 TELL = "import os, torch; print(torch.get_num_threads(), os.environ.get('OMP_WAIT_POLICY'))"
 
 
@@ -53,6 +53,14 @@ def test_a_policy_of_waiting_that_is_set_stays() -> None:
     out, said = run(code, OMP_WAIT_POLICY="ACTIVE")
     assert out == "ACTIVE"
     assert "waiting ACTIVE" in said
+
+
+@pytest.mark.parametrize(
+    ("environment", "spins"), [({}, str(SPINS)), ({"OMP_WAIT_POLICY": "PASSIVE"}, "None"), ({"GOMP_SPINCOUNT": "7"}, "7")]
+)
+def test_threads_spin_for_a_moment_unless_told_otherwise(environment: dict[str, str], spins: str) -> None:
+    code = "import os; from textenv.threads import set_threads; set_threads(2); print(os.environ.get('GOMP_SPINCOUNT'))"
+    assert run(code, **environment)[0] == spins
 
 
 def test_it_counts_after_torch_was_imported_too() -> None:
