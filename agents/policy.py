@@ -79,10 +79,9 @@ class LMPolicy(nn.Module):
             `lora` and `frozen_layers`.
     """
 
-    decodes_together: int = 256
-    """Texts that are decoded at a time; each is its own, whatever the others (`textenv.agents.rollout.Policy`)."""
-    value_taken: bool = False
-    """Whether an agent learns the value head."""
+    decodes_together: int = 256  # texts at a time; each is its own, whatever the others (`textenv.agents.rollout.Policy`)
+    compile_decoding: bool = False  # by compiled programs (`textenv.compiled`): pays in long runs of small models
+    value_taken: bool = False  # whether an agent learns the value head
 
     def __init__(
         self,

@@ -77,6 +77,7 @@ def sample_texts(
                 eos_token_id=rule.eos_token_id,
                 choose=choose,
                 note=None if recorder is None else note,
+                compiled=policy.compile_decoding,
             )
         for i, text in zip(part.tolist(), texts, strict=True):
             tokens[i] = text

@@ -55,6 +55,7 @@ class Case:
     value: str = "states"  # or "shared", "separate"
     frozen: int = 0
     micro_batch_tokens: int | None = None
+    compiled: bool = False
     device: str = "cpu"
     iterations: int = 5
 
@@ -119,6 +120,7 @@ def measure(case: Case) -> Result:
         kl_coef=KL, gamma=GAMMA, gae_lambda=LAMBDA, value_model=None if case.value == "states" else case.value, seed=0,
         device=device,
     )  # fmt: skip
+    agent.policy.compile_decoding = case.compiled
     before = _allocated(device)
     phases = Phases(Stopwatch())
     agent.prepare = phases.timed(agent.prepare)  # type: ignore[method-assign]
@@ -134,7 +136,9 @@ def measure(case: Case) -> Result:
     iterations = phases.watch.iterations[1:]
     needs = needs_of(case, agent, lengths[1:])
     return {
-        "who": f"textenv {precision} {case.value}" + (f" frozen {case.frozen}" if case.frozen else ""),
+        "who": " ".join([
+            f"textenv {precision} {case.value}", *[f"frozen {case.frozen}"] * (case.frozen > 0), *["compiled"] * case.compiled
+        ]),
         "size": work.size, "family": work.family, "epochs": work.epochs, "ragged": work.ragged, "new_tokens": work.new_tokens,
         "parameters": sum(p.numel() for p in agent.policy.model.parameters()), "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -213,8 +217,10 @@ def cases(given: argparse.Namespace) -> list[Case]:
         for epochs in given.epochs:
             family = given.family or ("llama" if size == "1.1B" else "gpt2")
             work = Work(size, epochs, family, given.episodes or episodes, new_tokens=budget, ids=given.vocabulary)
-            how = given.precision, given.value, given.frozen_layers, given.micro_batch_tokens, given.device, given.iterations
-            case = Case(work, *how)
+            case = Case(
+                work, given.precision, given.value, given.frozen_layers, given.micro_batch_tokens, given.compile_decoding,
+                given.device, given.iterations,
+            )  # fmt: skip
             ragged = [replace(case, work=replace(work, new_tokens=n, ragged=n == budget)) for n in (budget // 2, budget)]
             found += ragged if given.ragged else [case]
     return found
@@ -232,6 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--value", choices=["states", "shared", "separate"], default="states", help="TokenPPO's value_model")
     parser.add_argument("--frozen-layers", type=int, default=0, help="lower blocks that are not learned")
     parser.add_argument("--micro-batch-tokens", type=count, help="tokens a forward pass at most; default: a minibatch")
+    parser.add_argument("--compile-decoding", action="store_true", help="texts are decoded by compiled programs (textenv.compiled)")
     parser.add_argument("--episodes", type=count, help="texts an iteration; default: the size's")
     parser.add_argument("--new-tokens", type=count, help="tokens a text; default: the size's, with --ragged at most 128")
     parser.add_argument("--vocabulary", type=count, help="ids; default: the size's")

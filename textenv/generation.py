@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from textenv.compiled import begin_compiled, rows_of_program
 from textenv.kv_cache import BLOCK, make_room
 from textenv.layouts import check_decodes, layout_of
 from textenv.precision import without_gradients
@@ -164,6 +165,7 @@ def generate(
     eos_token_id: int | Sequence[int],
     choose: Choose = greedy,
     note: Note | None = None,
+    compiled: bool = False,
 ) -> list[NDArray[np.int64]]:
     """Continue, or answer, every prompt until EOS or the budget, all of them in one batch.
 
@@ -175,6 +177,7 @@ def generate(
         eos_token_id: the id, or ids, that end a text.
         choose: logits → tokens (default: greedy).
         note: is given, before each choice, the last hidden states (b, H) that the logits are made of.
+        compiled: after the prompts, by a compiled program where the model can be (`textenv.compiled`).
 
     Returns:
         B arrays of the ids generated, EOS included, (T_b,) int64 each.
@@ -185,7 +188,7 @@ def generate(
     """
     if not prompts:
         return []
-    check_decodes(model, states=note is not None)
+    check_decodes(model, states=note is not None or compiled)
     layout = layout_of(model)
     layout.check(max(map(len, prompts)), max_new_tokens)
     device = model.device
@@ -193,19 +196,26 @@ def generate(
     rows = torch.arange(len(prompts), device=device)  # row b of the live batch is text rows[b]
     live = torch.ones(len(prompts), dtype=torch.bool, device=device)
     tokens = torch.full((len(prompts), max_new_tokens), -1, dtype=torch.int64, device=device)
-    size = (lambda n: n) if grain(model) == FINE else few
+    size: Callable[[int], int] = (lambda n: n) if grain(model) == FINE else few
     distinct, home = _distinct(prompts)
     decoding = begin_sharing(layout, distinct)
+    program = None
     for step in range(max_new_tokens):
-        with _trunk_output(layout.trunk if note else None) as seen:
-            output = model(**layout.inputs(decoding))
-        logits, states, decoding.cache = output.logits[:, -1], [state[:, -1] for state in seen], output.past_key_values
+        if program is not None:
+            logits, *states = program.step()
+        else:
+            with _trunk_output(layout.trunk if note or compiled else None) as seen:
+                output = model(**layout.inputs(decoding))
+            logits, states = output.logits[:, -1], [state.last_hidden_state[:, -1] for state in seen]
+            decoding.cache = output.past_key_values
         if step == 0:
             if len(distinct) < len(prompts):
                 where = torch.tensor(home, device=device)
                 logits, states = logits[where], [state[where] for state in states]
                 decoding.keep(where)
-            if max_new_tokens > 2 * BLOCK:
+            program = begin_compiled(layout, decoding, type(seen[0]), max_new_tokens) if compiled else None
+            size = size if program is None else rows_of_program
+            if program is None and max_new_tokens > 2 * BLOCK:
                 make_room(model, decoding.cache)
         if note is not None:
             note(states[0], rows, step)
@@ -221,7 +231,7 @@ def generate(
         decoding.advance(chosen, decoding.cache)
         if size(n_live) <= 0.75 * len(rows):  # dropping rows copies the cache: do it when it pays
             kept = torch.cat([live.nonzero(), (~live).nonzero()]).squeeze(1)[: size(n_live)]
-            decoding.keep(kept)
+            (decoding if program is None else program).keep(kept)
             rows, live = rows[kept], live[kept]
     return [row[row >= 0] for row in tokens.cpu().numpy()]
 
@@ -235,10 +245,10 @@ def _distinct(prompts: Sequence[NDArray[np.int64]]) -> tuple[list[NDArray[np.int
 
 
 @contextmanager
-def _trunk_output(trunk: Any) -> Iterator[list[Tensor]]:
-    """The last hidden states that a model's trunk puts out while the block runs; of None, none."""
-    seen: list[Tensor] = []
-    handle = None if trunk is None else trunk.register_forward_hook(lambda _, __, output: seen.append(output.last_hidden_state))
+def _trunk_output(trunk: Any) -> Iterator[list[Any]]:
+    """What a model's trunk puts out while the block runs; of None, nothing."""
+    seen: list[Any] = []
+    handle = None if trunk is None else trunk.register_forward_hook(lambda _, __, output: seen.append(output))
     try:
         yield seen
     finally:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Head", "check_head", "hidden_states", "running"]
+__all__ = ["Head", "check_head", "head_of", "hidden_states", "running"]
 
 Head = Callable[[Tensor], Tensor]
 """Last hidden states (n, H) → logits (n, V), differentiable."""
@@ -83,12 +83,23 @@ def _read(
     if not noted:
         raise ValueError(f"{type(model).__name__} never runs its {type(trunk).__name__}, so it cannot be read")
 
+    return noted[0], head_of(model, kinds[0], blank), logits[0]
+
+
+def head_of(model: Any, kind: Any, blank: Blank) -> Head:
+    """What makes logits of a model's last hidden states.
+
+    Args:
+        kind: what its trunk puts out, a transformers output class.
+        blank: hidden states → inputs of one token.
+    """
+
     def head(hidden: Tensor) -> Tensor:
-        with running(trunk, lambda *_, **__: kinds[0](last_hidden_state=hidden[None])):
+        with running(model.get_decoder(), lambda *_, **__: kind(last_hidden_state=hidden[None])):
             out: Tensor = model(**blank(hidden), use_cache=False).logits[0]
         return out
 
-    return noted[0], head, logits[0]
+    return head
 
 
 @contextmanager

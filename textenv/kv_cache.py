@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-__all__ = ["BLOCK", "make_room"]
+__all__ = ["BLOCK", "make_room", "takes_buffers"]
 
 BLOCK = 32
 """Tokens between two copies: more are fewer copies, and more masked columns to compute."""
@@ -28,7 +28,7 @@ BLOCK = 32
 
 def make_room(model: Any, cache: Any) -> None:
     """Let the cache that a model gave back as `past_key_values` take more tokens without copying what it holds."""
-    if not getattr(model, "_can_compile_fullgraph", False) or _alibi(model.config):
+    if not takes_buffers(model):
         return
     layers = cache.layers if type(cache) is DynamicCache else []
     for i, layer in enumerate(layers):
@@ -36,9 +36,13 @@ def make_room(model: Any, cache: Any) -> None:
             layers[i] = _Roomy(layer.keys, layer.values)
 
 
-def _alibi(config: Any) -> bool:
-    """Whether a model makes its distances (ALiBi) of a mask of the tokens alone, so of fewer columns than a buffer has."""
-    return bool(getattr(config, "alibi", config.model_type == "bloom"))
+def takes_buffers(model: Any) -> bool:
+    """Whether a model can be given buffers in the place of its tokens' keys and values.
+
+    One with ALiBi cannot: it makes its distances of a mask of the tokens alone, so of fewer columns than a buffer has.
+    """
+    alibi = getattr(model.config, "alibi", model.config.model_type == "bloom")
+    return bool(getattr(model, "_can_compile_fullgraph", False)) and not alibi
 
 
 class _Roomy(DynamicLayer):

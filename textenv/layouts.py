@@ -160,11 +160,11 @@ class Layout(ABC):
             ValueError: the model's logits depend on something else, too.
         """
         with unwarned(self.trunk):
-            return hidden_states(self.model, at.inputs, at.rows, at.columns, self._token)
+            return hidden_states(self.model, at.inputs, at.rows, at.columns, self.blank)
 
     def check_head(self, at: Positions) -> None:
         """What `read` checks before the first pass over a model."""
-        check_head(self.model, at.inputs, self._token)
+        check_head(self.model, at.inputs, self.blank)
 
     @property
     def trunk(self) -> Any:
@@ -172,7 +172,7 @@ class Layout(ABC):
         return self.model.get_decoder()
 
     @abstractmethod
-    def _token(self, hidden: Tensor) -> dict[str, Any]:
+    def blank(self, hidden: Tensor) -> dict[str, Any]:
         """Inputs that ask for one token, for a pass in which they are not read."""
 
 
@@ -210,11 +210,11 @@ class _Decoder(Layout):
         def read(inputs: dict[str, Tensor]) -> Tensor:
             rows, columns = (torch.arange(n, device=self.model.device) for n in inputs["input_ids"].shape)
             with unwarned(self.trunk):
-                return hidden_states(self.model, inputs, rows[:, None], columns, self._token)[0]
+                return hidden_states(self.model, inputs, rows[:, None], columns, self.blank)[0]
 
         return packs(self.model, self.model.forward, read)
 
-    def _token(self, hidden: Tensor) -> dict[str, Any]:
+    def blank(self, hidden: Tensor) -> dict[str, Any]:
         return {"input_ids": torch.zeros(1, 1, dtype=torch.int64, device=hidden.device)}
 
     def begin(self, prompts: Sequence[Ids]) -> Decoding:
@@ -280,7 +280,7 @@ class _EncoderDecoder(Layout):
         }  # fmt: skip
         return positions_of(inputs, texts, [0] * len(texts))
 
-    def _token(self, hidden: Tensor) -> dict[str, Any]:
+    def blank(self, hidden: Tensor) -> dict[str, Any]:
         nothing = torch.zeros(1, 1, dtype=torch.int64, device=hidden.device)
         return {"encoder_outputs": BaseModelOutput(last_hidden_state=hidden[None]), "decoder_input_ids": nothing}
 
