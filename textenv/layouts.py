@@ -196,7 +196,7 @@ class _Decoder(Layout):
         whole = [np.concatenate([prompt, text]) for prompt, text in zip(prompts, texts, strict=True)]
         lengths, shapes, device = [len(row) for row in whole], grain(self.model), self.model.device
         firsts = [len(prompt) - 1 for prompt in prompts]
-        if not apart and len(whole) > 1 and self._packs:
+        if not apart and self._packs:  # asked of each model at its first pass: processes that share its weights keep step
             rows = fill(lengths, grain=shapes)
             if len(rows.texts) < len(whole):
                 packed = pack(whole, device, rows)

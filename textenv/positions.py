@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Positions", "positions_of"]
+__all__ = ["Positions", "positions_of", "rows_apart"]
 
 Ids = NDArray[np.int64]
 
@@ -32,6 +32,11 @@ class Positions:
         return replace(self, rows=self.rows[ends], columns=self.columns[ends], steps=self.steps[ends], actions=self.actions[ends])
 
 
+def rows_apart(n: int) -> Ids:
+    """In which row and column texts begin that have a row each, (n, 2)."""
+    return np.stack([np.arange(n), np.zeros(n, np.int64)], 1)
+
+
 def positions_of(
     inputs: dict[str, Tensor], texts: Sequence[Ids], firsts: Sequence[int], begins: Ids | None = None
 ) -> Positions:
@@ -44,7 +49,7 @@ def positions_of(
         begins: (B, 2); None: text b stands alone in row b.
     """
     lengths = [len(text) for text in texts]
-    begins = np.stack([np.arange(len(texts)), np.zeros(len(texts), np.int64)], 1) if begins is None else begins
+    begins = rows_apart(len(texts)) if begins is None else begins
     steps = np.concatenate([np.arange(n) for n in lengths])
     rows, columns = np.repeat(begins[:, 0], lengths), steps + np.repeat(begins[:, 1] + np.array(firsts), lengths)
     arrays = (rows, columns, steps, np.concatenate(texts).astype(np.int64))

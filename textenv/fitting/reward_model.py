@@ -31,7 +31,7 @@ from textenv.batching import by_length, pass_tokens
 from textenv.layouts import layout_of
 from textenv.models import load_causal_lm, quiet_files, resolve
 from textenv.padding import right_pad
-from textenv.positions import Positions
+from textenv.positions import Positions, rows_apart
 
 __all__ = ["RewardModel", "bradley_terry_loss", "dpo_loss", "load_reward_model"]
 
@@ -114,8 +114,7 @@ class RewardModel(nn.Module):
         action = np.concatenate([row[first:] for row, first in zip(arrays, firsts, strict=True)])
         at, to, tokens = (torch.from_numpy(array).to(self.device) for array in (index, column, action))
         with self.faster:
-            none = np.zeros((0, 2), np.int64)
-            places = Positions({"input_ids": ids, "attention_mask": mask}, at, to, to, tokens, none)
+            places = Positions({"input_ids": ids, "attention_mask": mask}, at, to, to, tokens, rows_apart(len(arrays)))
             hidden, head = layout_of(self.language_model).read(places)
             rewards = self.classifier.score(hidden[len(tokens) :]).float()
             logits = head(hidden[: len(tokens)]).float()

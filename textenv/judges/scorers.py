@@ -30,6 +30,7 @@ from textenv.judges.value_head import load_value_head
 from textenv.models import check_vocabulary, load_sequence_classifier, open_config, pick_device, pick_dtype
 from textenv.packing import fill, pack, packs, passes, unwarned
 from textenv.padding import right_pad
+from textenv.positions import rows_apart
 from textenv.shapes import FINE, grain, rounded
 from textenv.tokenization import load_tokenizer
 
@@ -218,7 +219,7 @@ class SequenceClassifierScorer:
             width = max(longest, min(rounded(longest, shapes.columns), self.reading.max_tokens))
             ids, mask = right_pad(texts, device, width)
             inputs = {"input_ids": ids.masked_fill(mask == 0, self.reading.pad), "attention_mask": mask}
-            yield batch, inputs, np.stack([np.arange(len(texts)), np.zeros(len(texts), np.int64)], 1)
+            yield batch, inputs, rows_apart(len(texts))
 
     @torch.inference_mode()
     def _score(self, rows: Sequence[list[int]], places: Sequence[tuple[int, int]]) -> NDArray[np.float64]:
