@@ -109,6 +109,18 @@ def test_rows_leave_by_halves_and_the_programs_serve_again(traced: Counter) -> N
     assert traced.programs == made
 
 
+def test_buffers_grow_and_are_not_kept_twice(traced: Counter) -> None:
+    one = policy(llama())
+    one.compile_decoding = True
+    long = [np.arange(60) % IDS] * 9
+    for prompts in (PROMPTS[:9], long, PROMPTS[:9]):
+        made = one.sample(prompts, RULE, UNIFORMS[:9])
+        one.compile_decoding = False
+        assert_the_same(made, one.sample(prompts, RULE, UNIFORMS[:9]))
+        one.compile_decoding = True
+    assert {columns for _, columns, *_ in compiled._BUFFERS[one.model]} == {128}
+
+
 def test_programs_read_the_weights_of_the_moment(traced: Counter) -> None:
     one = policy(llama())
     one.compile_decoding = True

@@ -38,7 +38,7 @@ COLUMNS = 64
 """The columns of a program are a multiple of this."""
 
 _BUFFERS: weakref.WeakKeyDictionary[Any, dict[tuple[Any, ...], _Buffers]] = weakref.WeakKeyDictionary()
-"""Of each model: a program knows where they lie."""
+"""Of each model, of the most columns that were needed: a program knows where they lie."""
 
 
 def rows_of_program(texts: int) -> int:
@@ -96,8 +96,13 @@ class CompiledDecoding:
     """Texts being decoded by programs. `begin_compiled` gives it."""
 
     def __init__(self, layout: Layout, head: Head, decoding: Decoding, columns: int) -> None:
-        self.layout, self.head, self.decoding, self.columns = layout, head, decoding, columns
+        self.layout, self.head, self.decoding = layout, head, decoding
         self.layers = decoding.cache.layers
+        known = _BUFFERS.setdefault(layout.model, {})
+        widest = max((width for _, width, *_ in known), default=0)
+        if columns > widest:
+            known.clear()
+        self.columns = max(columns, widest)
         self._take(torch.arange(len(decoding.mask), device=decoding.mask.device))
 
     def step(self) -> tuple[Tensor, Tensor]:
