@@ -113,11 +113,11 @@ class Layout(ABC):
             batch_size: texts a pass at most.
             tokens: padded tokens a pass at most, but for a longer text alone; None: `textenv.batching.TOKENS`.
         """
-        plan = passes if self._packs else by_length
+        plan = passes if self.packs() else by_length
         return plan(lengths, batch_size, tokens, overhead=pass_tokens(self.model.device.type), grain=grain(self.model))
 
-    @property
-    def _packs(self) -> bool:
+    def packs(self) -> bool:
+        """Whether `positions` may put several texts into a row (`textenv.packing`); the first answer takes two small passes."""
         return False
 
     @abstractmethod
@@ -196,7 +196,7 @@ class _Decoder(Layout):
         whole = [np.concatenate([prompt, text]) for prompt, text in zip(prompts, texts, strict=True)]
         lengths, shapes, device = [len(row) for row in whole], grain(self.model), self.model.device
         firsts = [len(prompt) - 1 for prompt in prompts]
-        if not apart and self._packs:  # asked of each model at its first pass: processes that share its weights keep step
+        if not apart and len(whole) > 1 and self.packs():
             rows = fill(lengths, grain=shapes)
             if len(rows.texts) < len(whole):
                 packed = pack(whole, device, rows)
@@ -205,8 +205,7 @@ class _Decoder(Layout):
         inputs = self._inputs(*right_pad(whole, device, width if limit is None else min(width, limit)))
         return positions_of(inputs, texts, firsts)
 
-    @property
-    def _packs(self) -> bool:
+    def packs(self) -> bool:
         def read(inputs: dict[str, Tensor]) -> Tensor:
             rows, columns = (torch.arange(n, device=self.model.device) for n in inputs["input_ids"].shape)
             with unwarned(self.trunk):

@@ -55,6 +55,10 @@ def shard(network: nn.Module, device: torch.device) -> None:
     blocks = [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not blocks:
         raise ValueError(f"{type(network).__name__} has no transformer blocks that could be sharded: distributed='ddp'")
+    for module in network.modules():
+        if isinstance(module, LMPolicy):
+            with module.autocast():  # which settles by what kernel it attends
+                module.layout.packs()  # tried while its weights are whole
     source = getattr(network, "source", None)
     skeleton = _skeleton(network)
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
