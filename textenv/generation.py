@@ -66,7 +66,7 @@ class ActionRule:
         eos_token_id: the stop token: an action like any other.
         max_new_tokens: the budget.
         min_new_tokens: EOS is not sampled before.
-        prompt_end: what the tokenizer puts behind every text, left off the prompts (`textenv.layouts.prompt_end`).
+        prompt_end: what the tokenizer puts behind every text, left off the prompts (`textenv.tokenization.prompt_end`).
     """
 
     vocabulary: int
