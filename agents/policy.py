@@ -80,7 +80,7 @@ class LMPolicy(nn.Module):
     """
 
     decodes_together: int = 256  # texts at a time; each is its own, whatever the others (`textenv.agents.rollout.Policy`)
-    compile_decoding: bool = False  # by compiled programs (`textenv.compiled`): pays in long runs of small models
+    compile_decoding: bool = False  # by compiled programs (`textenv.compiled`): made for CUDA
     value_taken: bool = False  # whether an agent learns the value head
 
     def __init__(

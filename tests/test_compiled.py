@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 
 from tests import worlds
 from textenv import compiled
@@ -25,21 +24,11 @@ UNIFORMS = torch.rand(len(PROMPTS), LENGTH, generator=torch.Generator().manual_s
 
 
 def qwen2() -> Any:
-    config = transformers.Qwen2Config(
-        vocab_size=IDS, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=128, initializer_range=0.3,
-    )  # fmt: skip
-    with worlds.seeded():
-        return transformers.Qwen2ForCausalLM(config).eval()
+    return worlds.decoder("Qwen2", vocab_size=IDS)
 
 
 def windowed() -> Any:
-    config = transformers.MistralConfig(
-        vocab_size=IDS, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, sliding_window=4, initializer_range=0.3,
-    )  # fmt: skip
-    with worlds.seeded():
-        return transformers.MistralForCausalLM(config).eval()
+    return worlds.decoder("Mistral", vocab_size=IDS, sliding_window=4)
 
 
 def gpt2() -> Any:

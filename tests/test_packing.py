@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AttentionInterface
@@ -28,29 +27,17 @@ PROMPTS = [RNG.integers(3, 250, n) for n in (3, 5, 2, 9, 4, 7, 1, 2)]
 TEXTS = [RNG.integers(3, 250, n) for n in (20, 2, 7, 11, 1, 5, 3, 30)]
 
 
-def decoder(kind: str, **options: Any) -> Any:
-    """A tiny decoder of a transformers family, with a window of four tokens where it knows windows."""
-    settings = {
-        "vocab_size": worlds.VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "initializer_range": 0.3,
-        "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, **options,
-    }  # fmt: skip
-    cls = getattr(transformers, f"{kind}ForCausalLM")
-    with worlds.seeded():
-        return cls(cls.config_class(**settings)).eval()
-
-
 PACK = {
     "gpt2": worlds.gpt2, "llama": worlds.llama, "gemma2": worlds.gemma2,
-    "mistral, windows": lambda: decoder("Mistral", sliding_window=4),
-    "qwen2, windows": lambda: decoder("Qwen2", use_sliding_window=True, sliding_window=4, max_window_layers=1),
-    "qwen3": lambda: decoder("Qwen3", head_dim=8), "mixtral": lambda: decoder("Mixtral", num_local_experts=4),
-    "eager": lambda: decoder("Llama", attn_implementation="eager"),
+    "mistral, windows": lambda: worlds.decoder("Mistral", sliding_window=4),
+    "qwen2, windows": lambda: worlds.decoder("Qwen2", use_sliding_window=True, sliding_window=4, max_window_layers=1),
+    "qwen3": lambda: worlds.decoder("Qwen3", head_dim=8), "mixtral": lambda: worlds.decoder("Mixtral", num_local_experts=4),
+    "eager": lambda: worlds.decoder("Llama", attn_implementation="eager"),
 }  # fmt: skip
 APART = {
-    "bloom, ALiBi": lambda: decoder("Bloom", n_layer=2, n_head=4),
-    "opt, positions of its mask": lambda: decoder("OPT", ffn_dim=64, word_embed_proj_dim=32),
-    "gpt-neo, masks of its own": lambda: decoder(
+    "bloom, ALiBi": lambda: worlds.decoder("Bloom", n_layer=2, n_head=4),
+    "opt, positions of its mask": lambda: worlds.decoder("OPT", ffn_dim=64, word_embed_proj_dim=32),
+    "gpt-neo, masks of its own": lambda: worlds.decoder(
         "GPTNeo", attention_types=[[["global", "local"], 1]], num_layers=2, num_heads=4, window_size=4
     ),
     "t5": worlds.t5, "bart": worlds.bart,

@@ -68,6 +68,18 @@ def gpt2(vocabulary: int = VOCABULARY, *, seed: int = 0, **options: Any) -> Any:
         return transformers.GPT2LMHeadModel(transformers.GPT2Config(**{**settings, **options})).eval()
 
 
+def decoder(kind: str, *, seed: int = 0, **options: Any) -> Any:
+    """A tiny decoder of a transformers family: "Qwen3", "Mistral", ..."""
+    settings = {
+        "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128, "initializer_range": 0.3,
+        "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, **options,
+    }  # fmt: skip
+    cls = getattr(transformers, f"{kind}ForCausalLM")
+    with seeded(seed):
+        return cls(cls.config_class(**settings)).eval()
+
+
 def gemma2(*, seed: int = 0) -> Any:
     """A tiny Gemma 2: its head caps the logits."""
     config = transformers.Gemma2Config(

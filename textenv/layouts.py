@@ -7,7 +7,7 @@
    was trained with it: `prompts` gives it back, so that the encoder reads exactly `tokenizer(prompt)`.
 2. Nothing is inferred from a pad id: padding is id 0 under mask 0, on the left of a prompt that a decoder is to go on with
    (positions are counted from the first real token), on the right of whatever is finished, and of an encoder's prompt. Finished
-   texts of a decoder may be given a few columns more (`textenv.shapes`).
+   texts of a decoder may share rows (`textenv.packing`), and be given a few columns more (`textenv.shapes`).
 3. `read` gives hidden states at the wanted positions and what makes logits of them (`textenv.hidden_states`): no (B, L, V)
    logits exist.
 4. What a decoder is made to say first or last (`forced_bos_token_id`, ...) is not forced here: BART's own "<s>" is a
@@ -33,7 +33,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from textenv.batching import by_length, pass_tokens
 from textenv.hidden_states import Head, check_head, hidden_states
-from textenv.packing import fill, pack, packs, passes, unwarned
+from textenv.packing import pack, packs, passes, unwarned
 from textenv.padding import left_pad, right_pad
 from textenv.positions import Positions, positions_of
 from textenv.shapes import grain, rounded
@@ -194,14 +194,12 @@ class _Decoder(Layout):
 
     def positions(self, prompts: Sequence[Ids], texts: Sequence[Ids], *, apart: bool = False) -> Positions:
         whole = [np.concatenate([prompt, text]) for prompt, text in zip(prompts, texts, strict=True)]
-        lengths, shapes, device = [len(row) for row in whole], grain(self.model), self.model.device
+        shapes, device = grain(self.model), self.model.device
         firsts = [len(prompt) - 1 for prompt in prompts]
-        if not apart and len(whole) > 1 and self.packs():
-            rows = fill(lengths, grain=shapes)
-            if len(rows.texts) < len(whole):
-                packed = pack(whole, device, rows)
-                return positions_of(packed.inputs, texts, firsts, packed.begins)
-        width, limit = rounded(max(lengths), shapes.columns), self.room(0)
+        packed = pack(whole, device, shapes) if not apart and len(whole) > 1 and self.packs() else None
+        if packed is not None:
+            return positions_of(packed.inputs, texts, firsts, packed.begins)
+        width, limit = rounded(max(map(len, whole)), shapes.columns), self.room(0)
         inputs = self._inputs(*right_pad(whole, device, width if limit is None else min(width, limit)))
         return positions_of(inputs, texts, firsts)
 

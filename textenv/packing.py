@@ -136,8 +136,13 @@ def _within(plan: Sequence[Sequence[int]], filled: Sequence[Rows], batch_size: i
     return all(len(part) == 1 or (len(part) <= batch_size and n <= most) for part, n in zip(plan, cells, strict=True))
 
 
-def pack(sequences: Sequence[Ids], device: Any, rows: Rows) -> Packed:
-    """Sequences of ids in those rows, as a model reads them that `packs`."""
+def pack(sequences: Sequence[Ids], device: Any, grain: Grain = FINE) -> Packed | None:
+    """Sequences of ids in the rows of least cost, as a model reads them that `packs`; None: a row for each costs no more."""
+    rows = fill([len(sequence) for sequence in sequences], grain=grain)
+    return _packed(sequences, device, rows) if len(rows.texts) < len(sequences) else None
+
+
+def _packed(sequences: Sequence[Ids], device: Any, rows: Rows) -> Packed:
     ids, positions = np.zeros((2, len(rows.texts), rows.width), np.int64)
     begins = np.zeros((len(sequences), 2), np.int64)
     for row, texts in enumerate(rows.texts):
@@ -200,6 +205,6 @@ def _states(read: Callable[[dict[str, Tensor]], Tensor], device: Any, first: lis
     """The states of the second text, (2, T, H): behind the first, and in another row behind the beginning of the first."""
     a, b = np.array(first, np.int64), np.array(second, np.int64)
     rows = Rows(len(a) + len(b) + 1, [[0, 1], [2, 3]]) if first else Rows(len(b), [[1], [3]])
-    packed = pack([a, b, a[:-1], b], device, rows)
+    packed = _packed([a, b, a[:-1], b], device, rows)
     hidden = read(packed.inputs)
     return torch.stack([hidden[row, column : column + len(b)] for row, column in packed.begins[[1, 3]].tolist()]).float()

@@ -9,7 +9,7 @@
    for one more pass over the batch. Under NLPO's mask they are always computed again; so are a separate value model's values.
 2. In the iterations of `value_warmup` the gradient of everything but the value is dropped, and β does not adapt.
 3. The norms of the gradients are clipped by learning rate: a value that has one of its own does not shorten the policy's steps.
-4. Texts are read in order of length (`textenv.batching`). Numbers and gradients do not depend on it.
+4. Texts are read several in a row, or in order of length (`Layout.passes`). Numbers and gradients do not depend on it.
 5. Of several processes each reads a share of the texts (`textenv.agents.distributed`); numbers and gradients are put together.
 """
 

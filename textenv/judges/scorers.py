@@ -28,7 +28,7 @@ from textenv.judges.reading import Reading, Rows
 from textenv.judges.retokenized import complete_ends, spread
 from textenv.judges.value_head import load_value_head
 from textenv.models import check_vocabulary, load_sequence_classifier, open_config, pick_device, pick_dtype
-from textenv.packing import fill, pack, packs, passes, unwarned
+from textenv.packing import pack, packs, passes, unwarned
 from textenv.padding import right_pad
 from textenv.positions import rows_apart
 from textenv.shapes import FINE, grain, rounded
@@ -45,7 +45,7 @@ REWARD_LABELS = ("good", "better", "quality", "value")
 class SequenceClassifierScorer:
     """P(label | text), or its complement, as the score.
 
-    Texts are sorted by length, so that a batch holds little padding.
+    A decoder reads several texts in a row (`textenv.packing`), others read them in order of length: a batch holds little padding.
 
     Args:
         source: "textenv/tiny-toxicity", a directory, a hub name, or a transformers model (then `tokenizer=` too): a sequence
@@ -211,9 +211,9 @@ class SequenceClassifierScorer:
         lengths, plan = [len(row) for row in rows], passes if packed else by_length
         for batch in plan(lengths, self.batch_size, overhead=pass_tokens(device.type), grain=shapes):
             texts = [np.array(rows[i], np.int64) for i in batch]
-            filled = fill([len(text) for text in texts], grain=shapes) if packed else None
-            if filled is not None and len(filled.texts) < len(texts):
-                yield batch, *pack(texts, device, filled)
+            together = pack(texts, device, shapes) if packed else None
+            if together is not None:
+                yield batch, *together
                 continue
             longest = max(map(len, texts))
             width = max(longest, min(rounded(longest, shapes.columns), self.reading.max_tokens))
